@@ -1,0 +1,181 @@
+"""The money: what is held, what was charged, and how much of each budget period is left.
+
+BudgetPeriod is the one mutable truth, changed only under its row lock by the desk. Hold rows are open
+promises and disappear when resolved. LedgerEntry and ThresholdCrossing are facts.
+"""
+
+from django.contrib.postgres.fields import ArrayField
+from django.db import models
+from django.db.models import Case, F, Q, When
+
+from tenants.scope import TenantScopedManager
+
+
+class DatabaseNow(models.Func):
+    """`exchequer_now()`: the only clock that decides about money."""
+
+    function = "exchequer_now"
+    output_field = models.DateTimeField()
+
+
+class BudgetPeriod(models.Model):
+    """One window of one budget, for one subject. The period is in the key, so nothing is ever reset.
+
+    Amounts are nano-dollars. `ceiling_nanos` is NULL for a soft budget. For a hard one the database
+    itself refuses any row with spent + held above it; it equals the limit except right after a limit
+    was lowered below what is already spent and held. Admission tests the limit, not the ceiling.
+    """
+
+    tenant_id = models.BigIntegerField()
+    budget_id = models.BigIntegerField()
+    subject = models.CharField(max_length=256, default="", blank=True)
+    starts_at = models.DateTimeField()
+    ends_at = models.DateTimeField()
+    limit_nanos = models.BigIntegerField()
+    ceiling_nanos = models.BigIntegerField(null=True, blank=True)
+    spent_nanos = models.BigIntegerField(default=0)
+    held_nanos = models.BigIntegerField(default=0)
+    alert_percents = ArrayField(models.SmallIntegerField(), default=list, blank=True)
+
+    objects = TenantScopedManager()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["budget_id", "subject", "starts_at"], name="one_row_per_period"),
+            models.CheckConstraint(condition=Q(spent_nanos__gte=0), name="spent_is_not_negative"),
+            models.CheckConstraint(condition=Q(held_nanos__gte=0), name="held_is_not_negative"),
+            models.CheckConstraint(condition=Q(limit_nanos__gte=0), name="limit_is_not_negative"),
+            models.CheckConstraint(condition=Q(starts_at__lt=F("ends_at")), name="period_is_not_empty"),
+            models.CheckConstraint(
+                condition=Q(ceiling_nanos__isnull=True) | Q(ceiling_nanos__gte=F("spent_nanos") + F("held_nanos")),
+                name="hard_budget_is_never_overspent",
+            ),
+        ]
+        indexes = [models.Index(fields=["tenant_id", "ends_at"], name="period_by_tenant")]
+
+    def __str__(self) -> str:
+        return f"period {self.pk} of budget {self.budget_id}"
+
+    @property
+    def left_nanos(self) -> int:
+        """What a new hold may still take; negative after the limit was lowered."""
+        return self.limit_nanos - self.spent_nanos - self.held_nanos
+
+
+class Hold(models.Model):
+    """Money promised to one attempt before its first byte goes upstream. Open holds only.
+
+    `memo` is what the sweeper needs to write the call and the attempt when the worker is gone.
+    """
+
+    id = models.UUIDField(primary_key=True)
+    tenant_id = models.BigIntegerField()
+    period_ids = ArrayField(models.BigIntegerField())
+    amount_nanos = models.BigIntegerField()
+    price_version = models.BigIntegerField()
+    lease_id = models.BigIntegerField()
+    placed_at = models.DateTimeField(db_default=DatabaseNow())
+    memo = models.JSONField()
+
+    objects = TenantScopedManager()
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(condition=Q(amount_nanos__gte=0), name="hold_is_not_negative"),
+        ]
+        indexes = [
+            models.Index(fields=["lease_id"], name="hold_by_lease"),
+            models.Index(fields=["tenant_id"], name="hold_by_tenant"),
+        ]
+
+    def __str__(self) -> str:
+        return f"hold {self.pk}"
+
+
+class EntryKind(models.TextChoices):
+    """Why money moved. A charge or a void resolves the hold of the same id."""
+
+    CHARGE = "charge"
+    VOID = "void"
+    CREDIT = "credit"
+    CORRECTION = "correction"
+    OVERRUN = "overrun"
+    TRANSFER = "transfer"
+
+
+class Basis(models.TextChoices):
+    """How a charge was found: from the provider's usage, from a bound on it, or the whole hold."""
+
+    EXACT = "exact"
+    BOUNDED = "bounded"
+    FULL_HOLD = "full_hold"
+
+
+class LedgerEntry(models.Model):
+    """One immutable fact about money. Its legs are the budget periods it was charged to.
+
+    The entry that resolves a hold has the hold's id: "a hold resolves once" is this primary key.
+    An overrun has no legs: it is the operator's, not a tenant's.
+    """
+
+    id = models.UUIDField(primary_key=True)
+    kind = models.CharField(max_length=16, choices=EntryKind)
+    basis = models.CharField(max_length=16, choices=Basis, null=True)
+    tenant_id = models.BigIntegerField()
+    key_id = models.BigIntegerField(null=True)
+    call_id = models.UUIDField()
+    period_ids = ArrayField(models.BigIntegerField())
+    amount_nanos = models.BigIntegerField()
+    held_nanos = models.BigIntegerField()
+    list_nanos = models.BigIntegerField()
+    price_version = models.BigIntegerField()
+    corrects_id = models.UUIDField(null=True)
+    reason = models.CharField(max_length=256)
+    at = models.DateTimeField()
+
+    objects = TenantScopedManager()
+
+    class Meta:
+        verbose_name_plural = "ledger entries"
+        constraints = [
+            models.CheckConstraint(
+                condition=Case(
+                    When(kind=EntryKind.CHARGE, then=Q(amount_nanos__gte=0) & Q(basis__isnull=False)),
+                    When(kind=EntryKind.VOID, then=Q(amount_nanos=0)),
+                    When(kind=EntryKind.OVERRUN, then=Q(amount_nanos__gt=0) & Q(period_ids__len=0)),
+                    When(kind=EntryKind.CREDIT, then=Q(amount_nanos__lte=0)),
+                    default=Q(id__isnull=False),
+                    output_field=models.BooleanField(),
+                ),
+                name="entry_amount_fits_its_kind",
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["tenant_id", "id"], name="entry_by_tenant"),
+            models.Index(fields=["call_id"], name="entry_by_call"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.pk}"
+
+
+class ThresholdCrossing(models.Model):
+    """Spending passed a percentage of a limit. Written in the transaction that crossed; once per period."""
+
+    period = models.ForeignKey(BudgetPeriod, on_delete=models.DO_NOTHING, db_constraint=False)
+    budget_id = models.BigIntegerField()
+    tenant_id = models.BigIntegerField()
+    percent = models.SmallIntegerField()
+    spent_nanos = models.BigIntegerField()
+    limit_nanos = models.BigIntegerField()
+    at = models.DateTimeField(db_default=DatabaseNow())
+
+    objects = TenantScopedManager()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["period", "percent"], name="one_crossing_per_threshold"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.percent} % of budget {self.budget_id}"

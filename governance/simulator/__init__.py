@@ -1,0 +1,1 @@
+"""A stand-in for the Claude API: `python -m governance.simulator --port N`. Start with README.md."""

@@ -1,0 +1,10 @@
+"""Addresses of the console process. The Claude proxy has its own: governance/gateway/urls.py."""
+
+from django.contrib import admin
+from django.urls import path
+from django.views.generic import RedirectView
+
+urlpatterns = [
+    path("", RedirectView.as_view(pattern_name="admin:index")),
+    path("admin/", admin.site.urls),
+]
