@@ -1,0 +1,127 @@
+"""The servers of a test session: a real PostgreSQL and a real Valkey, private to it, stopped at its end.
+
+The session's first process starts both, migrates one template database, and hands their addresses
+down in the environment. Every xdist worker then works in its own clone of the template and its own
+Valkey database.
+
+Nothing is flushed, truncated or rolled back between tests (the guards on facts forbid it): each
+test makes its own tenants and asserts about those alone. Access to the database is open throughout.
+"""
+
+import base64
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from governance.ops.embedded import APP_ROLE, OWNER_ROLE, RunningServers, embedded_servers
+
+PROJECT = Path(__file__).resolve().parent.parent
+TEMPLATE = "exchequer_template"
+_servers = pytest.StashKey[RunningServers]()
+_state_dir = pytest.StashKey[Path]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        _start_servers(config)
+        _use_own_clone("main", valkey_database=0)
+    else:
+        worker: str = config.workerinput["workerid"]  # gw0, gw1, …
+        _use_own_clone(worker, valkey_database=int(worker.removeprefix("gw")) + 1)
+
+    from django.conf import settings
+
+    assert settings.DATABASES  # loads them now, from the environment above; pytest-django sets Django up
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if _servers in config.stash:
+        config.stash[_servers].stop()
+        embedded_servers(config.stash[_state_dir]).delete()
+        shutil.rmtree(config.stash[_state_dir])
+
+
+def _start_servers(config: pytest.Config) -> None:
+    state_dir = Path(tempfile.mkdtemp(prefix="exq-test-"))
+    state_dir.chmod(0o755)  # the servers run as another user when we are root
+    servers = embedded_servers(state_dir)
+    config.stash[_state_dir], config.stash[_servers] = state_dir, servers.start()
+    for name in [name for name in os.environ if name.startswith(("EXCHEQUER_", "ANTHROPIC_"))]:
+        del os.environ[name]  # the developer's own settings are no part of a test
+    os.environ |= {
+        "DJANGO_SETTINGS_MODULE": "governance.settings",
+        "EXCHEQUER_STATE_DIR": str(state_dir),
+        "SECRET_KEY": secrets.token_urlsafe(48),
+        "EXCHEQUER_KEY_PEPPERS": _key("p1"),
+        "EXCHEQUER_ENCRYPTION_KEYS": _key("k1"),
+        "TEST_OWNER_URL": servers.database_url(OWNER_ROLE, "postgres"),
+        "DATABASE_OWNER_URL": servers.database_url(OWNER_ROLE, TEMPLATE),
+        "DATABASE_URL": servers.database_url(APP_ROLE, TEMPLATE),
+        "REDIS_URL": servers.redis_url(),
+    }
+    _create_database(TEMPLATE, template="template1")
+    done = subprocess.run(
+        [sys.executable, str(PROJECT / "manage.py"), "migrate", "--verbosity=0"],
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise pytest.UsageError(f"migrate failed:\n{done.stdout}{done.stderr}")
+
+
+def _use_own_clone(process: str, valkey_database: int) -> None:
+    """Point this process at a database and a Valkey database that no other worker uses."""
+    clone = f"exchequer_{process}"
+    _create_database(clone, template=TEMPLATE)
+    for name in ("DATABASE_URL", "DATABASE_OWNER_URL"):
+        address = urlsplit(os.environ[name])
+        os.environ[name] = address._replace(path=f"/{clone}").geturl()
+    os.environ["REDIS_URL"] = f"{os.environ['REDIS_URL'].rpartition('=')[0]}={valkey_database}"
+
+
+def _create_database(name: str, template: str) -> None:
+    with closing(psycopg.connect(os.environ["TEST_OWNER_URL"], autocommit=True)) as connection:
+        connection.execute(
+            sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template))
+        )
+
+
+def _key(identifier: str) -> str:
+    return f"{identifier}:{base64.b64encode(secrets.token_bytes(32)).decode()}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _database_is_open(django_db_blocker: pytest.FixtureRequest) -> Iterator[None]:
+    with django_db_blocker.unblock():  # type: ignore[attr-defined]
+        yield
+
+
+@pytest.fixture(scope="session")
+def django_db_setup() -> None:
+    """pytest-django would make a test database of its own here; ours is the worker's clone."""
+
+
+@pytest.fixture
+def owner_connection() -> Iterator["psycopg.Connection[tuple[object, ...]]"]:
+    """A connection of the role that owns the tables, in autocommit."""
+    with closing(psycopg.connect(os.environ["DATABASE_OWNER_URL"], autocommit=True)) as connection:
+        yield connection
+
+
+@pytest.fixture
+def app_connection() -> Iterator["psycopg.Connection[tuple[object, ...]]"]:
+    """A connection of the role that serves, in autocommit."""
+    with closing(psycopg.connect(os.environ["DATABASE_URL"], autocommit=True)) as connection:
+        yield connection
