@@ -1,0 +1,183 @@
+"""The price book: usage in, nano-dollars out, exactly. Pure: compiled once from rows, then never asks anyone.
+
+Every cost is a sum of whole numbers over one common denominator, rounded up once per attempt. One book
+serves list prices and, through `with_contract`, one tenant's contract prices.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import accumulate, pairwise
+from typing import Literal
+
+from governance.core.meters import METERS, Meter
+from governance.core.money import ceil_div
+from governance.core.usage import Pass, Speed
+from governance.pricing import tables
+from governance.pricing.rates import PPM, ContractRate, ListRate, ModelFacts, Variant
+
+_INPUT, _WRITE_5M, _WRITE_1H, _READ, _OUTPUT, _SEARCH = range(len(METERS))
+_INPUT_SIDE = {
+    None: (_INPUT, _READ),
+    "5m": (_INPUT, _READ, _WRITE_5M),
+    "1h": (_INPUT, _READ, _WRITE_5M, _WRITE_1H),
+}
+
+_SERVABLE: dict[Speed, tuple[Variant, ...]] = {"standard": ("standard",), "fast": ("standard", "fast")}
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What an attempt costs, in nano-dollars.
+
+    `cost_nanos` is at the contract price where there is one, `list_nanos` at list price. `by_meter` has the
+    meters that were used and sums exactly to `cost_nanos`. `unknown_models` names what had no price of its
+    own and was charged at the dearest known: a model, “model (fast)” or “model (meter)”; empty is normal.
+    """
+
+    cost_nanos: int
+    list_nanos: int
+    by_meter: dict[Meter, int]
+    unknown_models: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PriceBook:
+    """Made by `compile_book`, or by `loading.load_book` from the database."""
+
+    version: int
+    """The load of prices that it holds; a hold pins it, so that the same book can be compiled again."""
+    _models: Mapping[str, ModelFacts]
+    _boundaries: Sequence[datetime]
+    _epochs: Sequence[tables.Epoch]
+
+    def model(self, name: str) -> ModelFacts | None:
+        """The model of that exact id or alias (never of a prefix); None for an unknown one."""
+        return self._models.get(name)
+
+    @property
+    def models(self) -> tuple[ModelFacts, ...]:
+        """Every known model once, retired ones too."""
+        return tuple(facts for name, facts in self._models.items() if name == facts.model_id)
+
+    def rate(self, passes: Iterable[Pass], at: datetime) -> Cost:
+        """The cost of one attempt's passes at the prices of `at` (aware; when the request started)."""
+        epoch = self._epoch(at)
+        list_numerator = 0
+        numerators = [0] * len(METERS)
+        unknown: set[str] = set()
+        for served in passes:
+            variant = _variant(served)
+            key = (served.model, variant)
+            tiers, contract, keep_ppm = epoch.tiers.get(key), epoch.contract.get(key), epoch.keep_ppm
+            if tiers is None:
+                unknown.add(f"{served.model} ({variant})" if served.model in self._models else served.model)
+                tiers, keep_ppm = epoch.dearest[variant], PPM
+            index = _tier_index(tiers, served.usage.prompt_tokens)
+            in_us = served.inference_geo == "us"
+            rates = tiers[index].us if in_us else tiers[index].elsewhere
+            own = None if contract is None else contract[index].us if in_us else contract[index].elsewhere
+            for meter, count in enumerate(served.usage.units):
+                if count:
+                    list_amount = count * rates[meter]
+                    list_numerator += list_amount
+                    numerators[meter] += list_amount * keep_ppm if own is None else count * own[meter]
+                    if meter in tiers[index].gaps:
+                        unknown.add(f"{served.model} ({METERS[meter]})")
+        return Cost(
+            cost_nanos=ceil_div(sum(numerators), tables.COST_DENOMINATOR),
+            list_nanos=ceil_div(list_numerator, tables.LIST_DENOMINATOR),
+            by_meter=_by_meter(numerators),
+            unknown_models=tuple(sorted(unknown)),
+        )
+
+    def worst_case(
+        self,
+        model: str,
+        *,
+        input_tokens_max: int,
+        output_tokens_max: int,
+        cache_ttl: Literal["5m", "1h"] | None,
+        inference_geo: str | None,
+        speed: Speed,
+        at: datetime,
+        web_search_requests_max: int = 0,
+    ) -> int:
+        """The most that one pass within these maxima can cost, in nano-dollars, however it is served.
+
+        `cache_ttl`: the longest TTL that the request may write to the cache with; None if it caches nothing.
+        `inference_geo`: where the request insists on being served; None leaves that to the workspace.
+        `speed` fast may be served at either speed. An unknown model is bounded at the dearest known price.
+        """
+        epoch = self._epoch(at)
+        in_us = inference_geo is None or inference_geo == "us"
+        input_side = _INPUT_SIDE[cache_ttl]
+        worst = 0
+        for variant in _SERVABLE[speed]:
+            key = (model, variant)
+            listed, contract = epoch.tiers.get(key), epoch.contract.get(key)
+            keep_ppm = 1 if contract else epoch.keep_ppm if listed else PPM  # contract tiers have it in them
+            for tier in contract or listed or epoch.dearest[variant]:
+                if 0 < tier.above_prompt_tokens >= input_tokens_max:
+                    continue  # no prompt can be that long
+                rates = tier.us if in_us else tier.elsewhere
+                amount = (
+                    input_tokens_max * max([rates[meter] for meter in input_side])
+                    + output_tokens_max * rates[_OUTPUT]
+                    + web_search_requests_max * rates[_SEARCH]
+                )
+                worst = max(worst, amount * keep_ppm)
+        return ceil_div(worst, tables.COST_DENOMINATOR)
+
+    def with_contract(self, contract_rates: Iterable[ContractRate]) -> "PriceBook":
+        """A book that charges these terms; itself where there are none. `Cost` has the list price beside."""
+        rows = list(contract_rates)
+        if not rows:
+            return self
+        spans = [(row.effective_from, row.effective_to) for row in rows]
+        cuts = tables.boundaries([*spans, *((cut, None) for cut in self._boundaries)])
+        epochs = [
+            tables.with_terms(self._epoch(instant), tables.in_force(rows, instant), self._models)
+            for instant in tables.instants(cuts)
+        ]
+        return PriceBook(self.version, self._models, cuts, epochs)
+
+    def _epoch(self, at: datetime) -> tables.Epoch:
+        return self._epochs[bisect_right(self._boundaries, at)]
+
+
+def compile_book(version: int, rates: Iterable[ListRate], models: Iterable[ModelFacts]) -> PriceBook:
+    """The book of these rows. Raises tables.PriceBookIncomplete where a meter has no price at all."""
+    rows = list(rates)
+    by_name = {name: facts for facts in models for name in (facts.model_id, *facts.aliases)}
+    cuts = tables.boundaries((row.effective_from, row.effective_to) for row in rows)
+    shared: dict[tables.Tiers, tables.Tiers] = {}
+    epochs = [
+        tables.compile_epoch(tables.in_force(rows, instant), by_name, shared)
+        for instant in tables.instants(cuts)
+    ]
+    return PriceBook(version, by_name, cuts, epochs)
+
+
+def _variant(served: Pass) -> Variant:
+    if served.speed == "fast":
+        return "fast"
+    return "batch" if served.service_tier == "batch" else "standard"
+
+
+def _tier_index(tiers: tables.Tiers, prompt_tokens: int) -> int:
+    """Which tier prices the whole pass: the highest threshold that its prompt exceeds, else the base."""
+    last = len(tiers) - 1
+    for index in range(last):
+        if prompt_tokens > tiers[index].above_prompt_tokens:
+            return index
+    return last
+
+
+def _by_meter(numerators: Sequence[int]) -> dict[Meter, int]:
+    """Whole nano-dollars per used meter that add up to the total rounded up: each takes the step that the
+    rounded-up running total makes."""
+    running = [0, *(ceil_div(total, tables.COST_DENOMINATOR) for total in accumulate(numerators))]
+    steps = zip(METERS, numerators, pairwise(running), strict=True)
+    return {meter: after - before for meter, numerator, (before, after) in steps if numerator}
