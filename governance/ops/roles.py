@@ -11,7 +11,8 @@ from governance.core.append_only import FACT_TABLES
 # Partitions are left out: the parent's rights decide, and a direct look at a partition has no use.
 _TABLES = """
     SELECT c.relname FROM pg_class c
-    WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm') AND NOT c.relispartition
+    WHERE c.relnamespace = 'public'::regnamespace
+      AND c.relkind IN ('r', 'p', 'v', 'm') AND NOT c.relispartition
     ORDER BY c.relname
 """
 

@@ -35,6 +35,7 @@ def test_the_app_role_owns_no_table_and_creates_none(app_connection: Connection)
 
 def test_the_servers_of_a_test_keep_what_they_confirm(app_connection: Connection) -> None:
     shown = app_connection.execute(
-        "SELECT current_setting('fsync'), current_setting('synchronous_commit'), current_setting('full_page_writes')"
+        "SELECT array_agg(current_setting(name))"
+        " FROM unnest(ARRAY['fsync', 'synchronous_commit', 'full_page_writes']) name"
     ).fetchone()
-    assert shown == ("on", "on", "on")
+    assert shown == (["on", "on", "on"],)
