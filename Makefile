@@ -1,0 +1,41 @@
+# make up      start everything on this machine, in the foreground; Ctrl-C stops it
+#              DETACH=1 returns once it is ready; WORKERS=4 gateway processes; EXCHEQUER_PORT=9000
+# make down    stop what `make up` started
+# make test    the tests, with a PostgreSQL and a Valkey of their own
+# make check   style, types, layers, migrations, locked requirements
+# make bench   what a governed call costs
+
+unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME PYENV_VERSION
+PY := .venv/bin/python
+export PYTHON DETACH WORKERS EXCHEQUER_PORT
+
+.PHONY: up down test check bench venv requirements
+
+up: venv
+	@exec $(PY) manage.py up $(if $(filter-out 0,$(DETACH)),--detach)
+
+down: venv
+	@$(PY) manage.py down
+
+test: venv
+	@$(PY) -m pytest -n auto --dist loadgroup $(ARGS)
+
+check: venv
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+	PYTHONWARNINGS=ignore::RuntimeWarning $(PY) manage.py makemigrations --check --dry-run
+	uv=$$(deploy/bootstrap uv) && $$uv lock --check --offline --quiet && $$uv $(EXPORT) | diff requirements.txt - \
+		|| { echo "requirements.txt and uv.lock differ: run make requirements"; exit 1; }
+
+bench: venv
+	@$(PY) manage.py bench
+
+# After `uv lock`: what plain pip installs, hash for hash.
+EXPORT := export --frozen --quiet --no-dev --all-extras --no-header
+requirements: venv
+	$$(deploy/bootstrap uv) $(EXPORT) > requirements.txt
+
+venv:
+	@deploy/bootstrap
