@@ -1,0 +1,79 @@
+"""The commands: what they print, what they refuse, and that no secret is taken from the command line."""
+
+import io
+import json
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from governance.audit.models import AuditEvent
+from tenants.keys import key_matches, parse_key
+from tenants.models import ApiKey, ProviderCredential, Tenant
+from tenants.scope import platform_scope
+from tests.tenants.makers import make_team
+
+
+def run(*arguments: str) -> str:
+    output = io.StringIO()
+    call_command(*arguments, stdout=output)
+    return output.getvalue().strip()
+
+
+def issued(*arguments: str) -> tuple[ApiKey, str]:
+    printed = json.loads(run(*arguments, "--json"))
+    assert set(printed) == {"id", "key"}
+    with platform_scope():
+        return ApiKey.objects.get(public_id=printed["id"]), printed["key"]
+
+
+def test_issue_key_prints_an_id_and_a_key_that_works(alice: Tenant) -> None:
+    team = make_team(alice, "Search")
+    arguments = [
+        "issue_key",
+        "--tenant",
+        alice.slug,
+        "--name",
+        "ci",
+        "--team",
+        "search",
+        "--expires-days",
+        "2",
+    ]
+    key, text = issued(*arguments)
+    assert parse_key(text) == key.public_id
+    assert key_matches(text, bytes(key.digest), key.pepper_id)
+    assert (key.tenant_id, key.team_id, key.name) == (alice.pk, team.pk, "ci")
+    assert 1 < (key.expires_at - key.created_at).total_seconds() / 86_400 <= 2
+
+
+def test_rotate_and_revoke_follow_a_key_by_its_id(alice: Tenant) -> None:
+    key, _ = issued("issue_key", "--tenant", alice.name, "--name", "ci")
+    successor, _ = issued("rotate_key", key.public_id, "--overlap-seconds", "60")
+    key.refresh_from_db()
+    assert key.replaced_by_id == successor.pk
+    assert "has been revoked" in run("revoke_key", f"exq_{successor.public_id}", "--reason", "leaked")
+    successor.refresh_from_db()
+    assert successor.revoked_reason == "leaked"
+    actors = set(AuditEvent.objects.filter(tenant_id=alice.pk).values_list("actor_name", flat=True))
+    assert {"manage.py issue_key", "manage.py rotate_key", "manage.py revoke_key"} <= actors
+
+
+def test_add_credential_reads_standard_input(alice: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("sk-ant-0123456789abcdef-last\n"))
+    printed = run("add_credential", "--tenant", alice.slug, "--label", "main")
+    assert "sk-ant-0" not in printed
+    with platform_scope():
+        assert ProviderCredential.objects.get(tenant=alice).hint == "last"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["issue_key", "--tenant", "nobody-has-this-name", "--name", "x"], "No tenant has the slug or name"),
+        (["revoke_key", "00000000"], "No key has the id"),
+        (["rotate_key", "00000000"], "No key has the id"),
+    ],
+)
+def test_a_wrong_name_is_one_clear_sentence(arguments: list[str], sentence: str) -> None:
+    with pytest.raises(CommandError, match=sentence):
+        run(*arguments)
