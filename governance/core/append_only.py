@@ -14,6 +14,7 @@ FACT_TABLES: tuple[str, ...] = (
     "ledger_thresholdcrossing",
     "calls_call",
     "calls_attempt",
+    "pricing_pricebookversion",
 )
 
 PARTITIONED_TABLES: tuple[str, ...] = ("ledger_ledgerentry", "calls_call", "calls_attempt")
