@@ -5,10 +5,9 @@ the old one when its last call has ended.
 """
 
 import re
-from uuid import UUID
 
 from django.core.exceptions import ValidationError
-from django.db import transaction
+from django.db import connection, transaction
 
 from governance.audit import events
 from governance.audit.events import Actor
@@ -25,7 +24,7 @@ def add_credential(
     """Store a credential of the tenant, or (None) the operator's for everybody. ValidationError if unfit."""
     if not _HEADER_SAFE.fullmatch(plaintext):
         raise ValidationError("A Claude API key has 16 to 512 visible ASCII characters and no spaces.")
-    credential = ProviderCredential(tenant=tenant, label=label, hint=plaintext[-4:])
+    credential = ProviderCredential(pk=_next_id(), tenant=tenant, label=label, hint=plaintext[-4:])
     credential.encryption_key_id, credential.ciphertext = encrypt(
         plaintext, associated_data(credential.tenant_id, credential.pk)
     )
@@ -52,7 +51,7 @@ def disable_credential(credential: ProviderCredential, *, actor: Actor | None = 
     return locked
 
 
-def open_credential(tenant_id: int | None, row_id: UUID, encryption_key_id: str, ciphertext: bytes) -> str:
+def open_credential(tenant_id: int | None, row_id: int, encryption_key_id: str, ciphertext: bytes) -> str:
     """The credential's text, from a row's columns: pure, for the gateway. May raise CannotDecrypt."""
     return decrypt(encryption_key_id, ciphertext, associated_data(tenant_id, row_id))
 
@@ -72,7 +71,7 @@ def reencrypt_all() -> int:
     return changed
 
 
-def associated_data(tenant_id: int | None, row_id: UUID) -> str:
+def associated_data(tenant_id: int | None, row_id: int) -> str:
     """What a ciphertext is bound to: a row copied to another tenant or another id does not open."""
     return f"exchequer|provider-credential|{tenant_id or 0}|{row_id}"
 
@@ -85,3 +84,11 @@ def credential_facts(credential: ProviderCredential) -> dict[str, object]:
         "encryption_key_id": credential.encryption_key_id,
         "disabled_at": credential.disabled_at,
     }
+
+
+def _next_id() -> int:
+    """The ciphertext is bound to its row's id, so the id must be known before there is a row."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT nextval(pg_get_serial_sequence('tenants_providercredential', 'id'))")
+        next_id: int = cursor.fetchone()[0]
+    return next_id

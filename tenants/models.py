@@ -14,7 +14,6 @@ from django.db import models
 from django.db.models import F, Func, Q, Value
 from django.db.models.lookups import Exact, LessThanOrEqual
 
-from governance.core.ids import uuid7
 from tenants import validators
 from tenants.scope import TenantScopedManager
 
@@ -242,7 +241,6 @@ class ProviderCredential(models.Model):
     (ANTHROPIC_BASE_URL): nothing in a row can send a credential elsewhere.
     """
 
-    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     tenant = models.ForeignKey(
         Tenant, on_delete=models.PROTECT, null=True, blank=True, related_name="provider_credentials"
     )

@@ -3,7 +3,6 @@
 import django.contrib.postgres.fields
 import django.db.models.deletion
 import django.db.models.lookups
-import governance.core.ids
 import tenants.validators
 from django.conf import settings
 from django.db import migrations, models
@@ -117,7 +116,7 @@ class Migration(migrations.Migration):
         migrations.CreateModel(
             name='ProviderCredential',
             fields=[
-                ('id', models.UUIDField(default=governance.core.ids.uuid7, editable=False, primary_key=True, serialize=False)),
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
                 ('label', models.CharField(max_length=100, validators=[tenants.validators.validate_text])),
                 ('ciphertext', models.BinaryField()),
                 ('encryption_key_id', models.CharField(editable=False, max_length=32)),
