@@ -1,0 +1,84 @@
+"""Who is calling: one Exchequer key, in `x-api-key` or as Bearer.
+
+A key that we cannot have issued costs no query: its checksum is checked first. `find_key` may wait for the
+database, once per key; the DRF authenticator after it only looks and compares.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import psycopg
+from drf_spectacular.extensions import OpenApiAuthenticationExtension
+from rest_framework.authentication import BaseAuthentication
+from rest_framework.permissions import BasePermission
+from rest_framework.request import Request
+
+from governance.core.clock import utcnow
+from governance.gateway import errors
+from governance.gateway.errors import CallRefused
+from governance.gateway.snapshot import KeySnapshot, LookupsBusy, SnapshotStore
+from tenants.keys import key_matches, parse_key
+from tenants.models import Tenant
+
+
+async def find_key(credentials: Iterable[bytes], store: SnapshotStore) -> KeySnapshot:
+    """The key whose text was sent, live or not; CallRefused for none, several, junk or unknown.
+
+    `credentials`: the distinct values of the two headers. Whether the key may be used is KeyAuthentication's.
+    """
+    sent = set(credentials)
+    if len(sent) != 1:
+        raise CallRefused(errors.TWO_KEYS if sent else errors.NO_KEY)
+    text = sent.pop().decode("ascii", "replace")
+    public_id = parse_key(text)
+    if public_id is None:
+        raise CallRefused(errors.JUNK_KEY)
+    if not store.fresh:
+        raise CallRefused(errors.SETTINGS_STALE)
+    key = store.key(public_id)
+    if key is None:
+        try:
+            key = await store.load_key(public_id)
+        except LookupsBusy:
+            raise CallRefused(errors.KEY_LOOKUPS_BUSY) from None
+        except (psycopg.Error, TimeoutError):
+            raise CallRefused(errors.SETTINGS_STALE) from None
+    if key is None or not key_matches(text, key.digest, key.pepper_id):
+        raise CallRefused(errors.UNKNOWN_KEY)
+    return key
+
+
+class KeyAuthentication(BaseAuthentication):
+    """DRF's view of the key that the exchange carries: refuses what was revoked or has expired."""
+
+    def authenticate(self, request: Request) -> tuple[KeySnapshot, KeySnapshot]:
+        key: KeySnapshot = request._request.exchange.key
+        if key.revoked_at is not None:
+            raise CallRefused(errors.KEY_REVOKED)
+        if key.expires_at is not None and key.expires_at <= utcnow():
+            raise CallRefused(errors.KEY_EXPIRED)
+        return key, key
+
+
+class TenantIsActive(BasePermission):
+    """Paused and closed tenants keep their keys and may not spend."""
+
+    def has_permission(self, request: Request, view: Any) -> bool:
+        tenant = request.auth.tenant
+        if tenant.status == Tenant.Status.ACTIVE:
+            return True
+        why = f": {tenant.status_reason.rstrip('.')}" if tenant.status_reason else ""
+        raise errors.forbidden(
+            f"tenant_{tenant.status}",
+            f"{tenant.name} is {tenant.status}{why}. Its keys cannot be used; ask your administrator.",
+        )
+
+
+class KeyAuthenticationScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
+    """How the OpenAPI schema shows it."""
+
+    target_class = KeyAuthentication
+    name = "ExchequerKey"
+
+    def get_security_definition(self, auto_schema: Any) -> dict[str, str]:
+        return {"type": "apiKey", "in": "header", "name": "x-api-key"}

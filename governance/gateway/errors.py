@@ -1,0 +1,218 @@
+"""Every refusal is a value: status, type, machine reason, sentence. On the wire it is Anthropic's envelope.
+
+    CallRefused            raised with a Refusal wherever the path ends without an answer from upstream
+    └─ caught once, in views.LeanAPIView, which records it where a tenant is known and counts it always
+
+What upstream refuses is not here: its envelope is relayed as it came (relay.py).
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+from rest_framework.exceptions import APIException
+
+from governance.gateway.responses import GatewayResponse, Headers
+
+type ErrorType = Literal[
+    "invalid_request_error",
+    "authentication_error",
+    "billing_error",
+    "permission_error",
+    "not_found_error",
+    "request_too_large",
+    "rate_limit_error",
+    "timeout_error",
+    "overloaded_error",
+    "api_error",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a call got no answer.
+
+    `reason` is for machines, metrics and the call's row; `message` is one sentence or two for a person.
+    `close` also ends the connection: its unread request body is not worth reading.
+    """
+
+    status: int
+    type: ErrorType
+    reason: str
+    message: str
+    headers: Headers = ()
+    close: bool = False
+
+
+class CallRefused(APIException):
+    """Ends the call with this refusal."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.message)
+        self.refusal = refusal
+        self.status_code = refusal.status
+
+
+DO_NOT_RETRY: Headers = ((b"x-should-retry", b"false"),)
+"""SDKs retry every 408, 409, 429 and 5xx, and Claude Code every 401, unless told not to."""
+
+
+def retry_after(seconds: int) -> Headers:
+    return ((b"retry-after", b"%d" % seconds), (b"x-should-retry", b"true"))
+
+
+def envelope(refusal: Refusal, request_id: str) -> GatewayResponse:
+    """The refusal as a response in Anthropic's error shape."""
+    body = msgspec.json.encode(
+        {
+            "type": "error",
+            "error": {"type": refusal.type, "message": refusal.message},
+            "request_id": request_id,
+        }
+    )
+    call_id = request_id.encode()
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+        (b"request-id", call_id),
+        (b"exchequer-call-id", call_id),
+        (b"exchequer-decision", refusal.reason.encode()),
+        *refusal.headers,
+    ]
+    if refusal.close:
+        headers.append((b"connection", b"close"))
+    return GatewayResponse(refusal.status, headers, body)
+
+
+# --- Who is asking --------------------------------------------------------------------------------
+
+
+def _unauthenticated(reason: str, message: str) -> Refusal:
+    return Refusal(401, "authentication_error", reason, message, DO_NOT_RETRY)
+
+
+NO_KEY = _unauthenticated(
+    "no_key", "No API key was sent. Send your Exchequer key in x-api-key or as “Authorization: Bearer …”."
+)
+TWO_KEYS = _unauthenticated(
+    "two_keys", "Two different credentials were sent. Send one Exchequer key, in x-api-key or as Bearer."
+)
+JUNK_KEY = _unauthenticated(
+    "junk_key",
+    "This is not an Exchequer key: they look like exq_… and carry a checksum, which does not match. "
+    "Copy the key again, whole.",
+)
+UNKNOWN_KEY = _unauthenticated(
+    "unknown_key", "This API key is not known here. Check that it belongs to this installation."
+)
+KEY_REVOKED = _unauthenticated(
+    "key_revoked", "This API key was revoked. Ask your administrator for a new one."
+)
+KEY_EXPIRED = _unauthenticated(
+    "key_expired", "This API key has expired. Ask your administrator for a new one."
+)
+KEY_LOOKUPS_BUSY = Refusal(
+    429,
+    "rate_limit_error",
+    "key_lookups_busy",
+    "Too many unknown API keys are being tried at the moment. Try again in a second.",
+    retry_after(1),
+)
+
+# --- The process itself ---------------------------------------------------------------------------
+
+SETTINGS_STALE = Refusal(
+    503,
+    "api_error",
+    "settings_stale",
+    "Exchequer cannot reach its database, so it cannot tell whether this call is allowed. Nothing was sent "
+    "to Claude. Try again in a few seconds.",
+    retry_after(2),
+)
+LEDGER_UNAVAILABLE = Refusal(
+    503,
+    "api_error",
+    "ledger_unavailable",
+    "Exchequer cannot write its ledger at the moment, so nothing was sent to Claude. Try again in a few seconds.",
+    retry_after(2),
+)
+BACKLOG_FULL = Refusal(
+    503,
+    "overloaded_error",
+    "settle_backlog",
+    "Exchequer has too many finished calls still to write to its ledger. Try again in a few seconds.",
+    retry_after(2),
+)
+NO_UPSTREAM_CREDENTIAL = Refusal(
+    503,
+    "api_error",
+    "no_upstream_credential",
+    "Exchequer has no Claude API key to call with. An administrator can add a provider credential in the "
+    "console, or set ANTHROPIC_API_KEY.",
+    DO_NOT_RETRY,
+)
+INTERNAL = Refusal(
+    500,
+    "api_error",
+    "internal",
+    "Exchequer made a mistake while handling this call. Tell your administrator the request id.",
+)
+
+# --- Upstream -------------------------------------------------------------------------------------
+
+UPSTREAM_UNREACHABLE = Refusal(
+    502,
+    "api_error",
+    "upstream_unreachable",
+    "Exchequer could not connect to the Claude API. Nothing was charged. Try again in a few seconds.",
+)
+UPSTREAM_CUT = Refusal(
+    502,
+    "api_error",
+    "upstream_cut",
+    "The connection to the Claude API broke before its answer was complete. The call may have been billed, "
+    "so its worst case was charged.",
+)
+UPSTREAM_TIMEOUT = Refusal(
+    504,
+    "timeout_error",
+    "upstream_timeout",
+    "The Claude API did not answer in time. The call may have been billed, so its worst case was charged.",
+)
+UPSTREAM_REDIRECT = Refusal(
+    502,
+    "api_error",
+    "upstream_redirect",
+    "The Claude API answered with a redirect, which Exchequer does not follow. An administrator should check "
+    "ANTHROPIC_BASE_URL.",
+    DO_NOT_RETRY,
+)
+
+# --- The request ----------------------------------------------------------------------------------
+
+
+def invalid(reason: str, message: str, status: int = 400) -> CallRefused:
+    return CallRefused(Refusal(status, "invalid_request_error", reason, message))
+
+
+def forbidden(reason: str, message: str) -> CallRefused:
+    return CallRefused(Refusal(403, "permission_error", reason, message))
+
+
+def not_found(path: str) -> Refusal:
+    return Refusal(
+        404,
+        "not_found_error",
+        "no_such_path",
+        f"Exchequer does not serve {path[:100]}. It serves /v1/messages, /v1/messages/count_tokens and /v1/models.",
+    )
+
+
+def method_not_allowed(method: str, allowed: str) -> Refusal:
+    return Refusal(
+        405,
+        "invalid_request_error",
+        "wrong_method",
+        f"This address does not take {method[:20]}; use {allowed}.",
+        ((b"allow", allowed.encode()),),
+    )

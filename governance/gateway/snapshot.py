@@ -1,0 +1,350 @@
+"""Everything the call path needs to know about a key: compiled to frozen values, loaded on first use.
+
+`SnapshotStore.key(public_id)` is a dictionary look-up. Rows change by any road; a trigger then bumps the
+tenant's version (tenants/versioning.py), and this process compares versions twice a second, sooner on
+NOTIFY. A tenant whose version moved is forgotten and loaded again by its next call. When the comparison
+has not succeeded for FRESH_SECONDS_MAX, nothing is known for sure any more: `fresh` is False and the
+process answers 503 to everybody.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from time import monotonic
+from typing import Any
+
+import psycopg
+
+from governance.budgets.terms import LOAD_TERMS, BudgetTerms, covering, has_tenant_wall, terms_from_row
+from governance.pricing.book import PriceBook
+from governance.pricing.loading import load_book_async, load_contract_rates_async
+from tenants.credentials import open_credential
+from tenants.secrets import CannotDecrypt
+from tenants.versioning import GLOBAL_TENANT_ID, NOTIFY_CHANNEL
+
+log = logging.getLogger(__name__)
+
+FRESH_SECONDS_MAX = 2.0
+COMPARE_SECONDS = 0.5
+COMPARE_PAUSE_SECONDS = 0.02
+"""A bulk change notifies once a row; it is not worth a comparison each."""
+KEYS_KEPT_MAX = 20_000
+UNKNOWN_KEPT_MAX = 10_000
+UNKNOWN_SECONDS = 5.0
+UNKNOWN_PER_SECOND_MAX = 50
+"""So many look-ups a second may find nothing; beyond it no key is looked up until the second is over."""
+LOOKUPS_AT_ONCE_MAX = 256
+
+LOAD_KEY = """
+SELECT id, public_id, tenant_id, team_id, digest, pepper_id, expires_at, revoked_at, default_tags,
+       required_tags, allowed_models, max_output_tokens, unbounded_allowed
+FROM tenants_apikey WHERE public_id = %s
+"""
+LOAD_TENANT = "SELECT name, status, status_reason FROM tenants_tenant WHERE id = %s"
+LOAD_VERSIONS = "SELECT tenant_id, version FROM tenants_tenantversion WHERE tenant_id = ANY(%s)"
+LOAD_CREDENTIALS = """
+SELECT tenant_id, id, encryption_key_id, ciphertext FROM tenants_providercredential
+WHERE disabled_at IS NULL AND (tenant_id = %s OR tenant_id IS NULL)
+ORDER BY tenant_id NULLS LAST, created_at DESC, id DESC
+"""
+
+type Connection = psycopg.AsyncConnection[Any]
+
+
+class LookupsBusy(Exception):
+    """Too many unknown keys are being tried; ask again in a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class TenantSnapshot:
+    """A tenant's settings at one version. `upstream_headers` carry the credential its calls are made with;
+    empty when there is none. `book` has its contract prices."""
+
+    id: int
+    name: str
+    status: str
+    status_reason: str
+    budgets: tuple[BudgetTerms, ...]
+    has_wall: bool
+    book: PriceBook
+    upstream_headers: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class KeySnapshot:
+    """A key, its tenant, and the budgets that cover its calls. `is_authenticated` is for DRF."""
+
+    id: int
+    public_id: str
+    tenant: TenantSnapshot
+    team_id: int | None
+    digest: bytes
+    pepper_id: str
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    default_tags: Mapping[str, str]
+    required_tags: tuple[str, ...]
+    allowed_models: frozenset[str]
+    max_output_tokens: int | None
+    unbounded_allowed: bool
+    budgets: tuple[BudgetTerms, ...]
+    is_authenticated: bool = True
+
+
+class SnapshotStore:
+    """The snapshots of one process, and the one connection that loads them."""
+
+    def __init__(self, database_url: str, operator_headers: tuple[tuple[str, str], ...]) -> None:
+        self._database_url = database_url
+        self._operator_headers = operator_headers
+        self._book: PriceBook | None = None
+        self._tenants: dict[int, TenantSnapshot] = {}
+        self._versions: dict[int, int] = {}
+        self._keys: dict[str, KeySnapshot] = {}
+        self._unknown: dict[str, float] = {}
+        self._loading: dict[str, asyncio.Task[KeySnapshot | None]] = {}
+        self._misses, self._misses_at = float(UNKNOWN_PER_SECOND_MAX), monotonic()
+        self._loader: Connection | None = None
+        self._loader_lock = asyncio.Lock()
+        self._watcher: asyncio.Task[None] | None = None
+        self._compared_at = 0.0
+
+    # --- what the call path asks ------------------------------------------------------------------
+    @property
+    def fresh(self) -> bool:
+        """Was the last comparison of versions recent enough to act on what is in memory?"""
+        return monotonic() - self._compared_at < FRESH_SECONDS_MAX
+
+    def key(self, public_id: str) -> KeySnapshot | None:
+        """The key if it is in memory; then it is no older than the last comparison."""
+        return self._keys.get(public_id)
+
+    async def load_key(self, public_id: str) -> KeySnapshot | None:
+        """The key from the database; None if there is none of that id.
+
+        Look-ups of the same key share one query. LookupsBusy while somebody guesses keys; psycopg.Error
+        or TimeoutError when the database is away.
+        """
+        until = self._unknown.get(public_id)
+        if until is not None and monotonic() < until:
+            return None
+        task = self._loading.get(public_id)
+        if task is None:
+            if self._misses_left() < 1 or len(self._loading) >= LOOKUPS_AT_ONCE_MAX:
+                raise LookupsBusy
+            task = asyncio.create_task(self._load_key(public_id))
+            self._loading[public_id] = task
+            task.add_done_callback(lambda _: self._loading.pop(public_id, None))
+        return await asyncio.shield(task)
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """The loading connection, in autocommit mode, for the time of an `async with`: others wait.
+
+        It gives up after FRESH_SECONDS_MAX with TimeoutError.
+        """
+        async with asyncio.timeout(FRESH_SECONDS_MAX), self._loader_lock:
+            if self._loader is None or self._loader.closed:
+                self._loader = await _connect(self._database_url, "exchequer settings")
+            try:
+                yield self._loader
+            except BaseException:  # in the middle of an exchange, perhaps: what it would say next is not ours
+                await self._loader.close()
+                raise
+
+    # --- life -------------------------------------------------------------------------------------
+    async def start(self) -> None:
+        """Load prices, begin to compare versions. Raises when the database or the prices are not there."""
+        async with self.connection() as connection:
+            await self._compare(connection)
+            self._book = await load_book_async(connection)
+        self._watcher = asyncio.create_task(self._watch(), name="versions")
+
+    async def stop(self) -> None:
+        if self._watcher:
+            self._watcher.cancel()
+            await asyncio.wait({self._watcher})
+        if self._loader:
+            await self._loader.close()
+
+    # --- loading ----------------------------------------------------------------------------------
+    def _misses_left(self) -> float:
+        """A token bucket that fills with time; each look-up that finds nothing takes one."""
+        now = monotonic()
+        refilled = self._misses + (now - self._misses_at) * UNKNOWN_PER_SECOND_MAX
+        self._misses, self._misses_at = min(refilled, float(UNKNOWN_PER_SECOND_MAX)), now
+        return self._misses
+
+    async def _load_key(self, public_id: str) -> KeySnapshot | None:
+        async with self.connection() as connection:
+            # Until nothing moved meanwhile: rows are read after the version that they are kept under.
+            while True:
+                row = await _one(connection, LOAD_KEY, public_id)
+                if row is None:
+                    self._remember_unknown(public_id)
+                    return None
+                tenant_id = row[2]
+                tenant = self._tenants.get(tenant_id)
+                if tenant is None:
+                    tenant = await self._load_tenant(connection, tenant_id)
+                    row = await _one(connection, LOAD_KEY, public_id)
+                    if row is None:
+                        continue
+                key = _compile_key(row, tenant)
+                if self._tenants.get(tenant_id) is tenant:
+                    if len(self._keys) >= KEYS_KEPT_MAX:
+                        del self._keys[next(iter(self._keys))]
+                    self._keys[public_id] = key
+                    return key
+
+    async def _load_tenant(self, connection: Connection, tenant_id: int) -> TenantSnapshot:
+        while True:
+            versions = await _versions(connection, [tenant_id, GLOBAL_TENANT_ID])
+            if self._book is None:
+                self._book = await load_book_async(connection)
+                self._versions[GLOBAL_TENANT_ID] = versions.get(GLOBAL_TENANT_ID, 0)
+            book = self._book
+            row = await _one(connection, LOAD_TENANT, tenant_id)
+            assert row is not None  # a foreign key says so
+            terms = [terms_from_row(found) for found in await _all(connection, LOAD_TERMS, tenant_id)]
+            tenant = TenantSnapshot(
+                tenant_id,
+                *row,
+                budgets=tuple(terms),
+                has_wall=has_tenant_wall(terms),
+                book=book.with_contract(await load_contract_rates_async(connection, tenant_id)),
+                upstream_headers=self._upstream_headers(await _all(connection, LOAD_CREDENTIALS, tenant_id)),
+            )
+            if book is self._book:
+                self._tenants[tenant_id] = tenant
+                self._versions[tenant_id] = versions.get(tenant_id, 0)
+                return tenant
+
+    def _upstream_headers(self, rows: list[tuple[Any, ...]]) -> tuple[tuple[str, str], ...]:
+        """The newest credential that opens: the tenant's own, else the operator's row, else the setting."""
+        for row in rows:
+            try:
+                return (("x-api-key", open_credential(*row)),)
+            except CannotDecrypt as error:
+                log.error("Provider credential %s: %s", row[1], error)
+        return self._operator_headers
+
+    def _remember_unknown(self, public_id: str) -> None:
+        self._misses -= 1
+        if len(self._unknown) >= UNKNOWN_KEPT_MAX:
+            del self._unknown[next(iter(self._unknown))]
+        self._unknown[public_id] = monotonic() + UNKNOWN_SECONDS
+
+    # --- comparing versions -----------------------------------------------------------------------
+    async def _watch(self) -> None:
+        """Compare for ever, on a connection of its own that also listens."""
+        connection: Connection | None = None
+        silent = False
+        while True:
+            try:
+                if connection is None or connection.closed:
+                    connection = await _connect(self._database_url, "exchequer versions")
+                    await connection.execute(f"LISTEN {NOTIFY_CHANNEL}")
+                async with asyncio.timeout(FRESH_SECONDS_MAX):
+                    await self._compare(connection)
+                if silent:
+                    log.warning("Settings are compared with the database again.")
+                    silent = False
+                await asyncio.sleep(COMPARE_PAUSE_SECONDS)
+                async for _ in connection.notifies(timeout=COMPARE_SECONDS, stop_after=1):
+                    pass
+            except (psycopg.Error, TimeoutError) as error:
+                if not silent:
+                    log.error(
+                        "Cannot compare settings with the database: %s", str(error).strip() or "time-out"
+                    )
+                    silent = True
+                if connection is not None:
+                    with suppress(psycopg.Error):
+                        await connection.close()
+                    connection = None
+                await asyncio.sleep(COMPARE_SECONDS)
+
+    async def _compare(self, connection: Connection) -> None:
+        asked_at = monotonic()
+        current = await _versions(connection, [*self._versions, GLOBAL_TENANT_ID])
+        for tenant_id, version in list(self._versions.items()):
+            if current.get(tenant_id, 0) != version:
+                self._forget(tenant_id)
+        self._versions[GLOBAL_TENANT_ID] = current.get(GLOBAL_TENANT_ID, 0)
+        self._compared_at = asked_at
+
+    def _forget(self, tenant_id: int) -> None:
+        """Drop what moved; tenant 0 stands for everything."""
+        if tenant_id == GLOBAL_TENANT_ID:
+            self._book = None
+            self._tenants.clear()
+            self._versions.clear()
+            self._keys.clear()
+            return
+        self._tenants.pop(tenant_id, None)
+        self._versions.pop(tenant_id, None)
+        for public_id in [known for known, key in self._keys.items() if key.tenant.id == tenant_id]:
+            del self._keys[public_id]
+
+
+def _compile_key(row: tuple[Any, ...], tenant: TenantSnapshot) -> KeySnapshot:
+    (
+        key_id,
+        public_id,
+        _,
+        team_id,
+        digest,
+        pepper_id,
+        expires_at,
+        revoked_at,
+        tags,
+        required,
+        models,
+        cap,
+        unbounded,
+    ) = row
+    return KeySnapshot(
+        id=key_id,
+        public_id=public_id,
+        tenant=tenant,
+        team_id=team_id,
+        digest=bytes(digest),
+        pepper_id=pepper_id,
+        expires_at=expires_at,
+        revoked_at=revoked_at,
+        default_tags=tags,
+        required_tags=tuple(required),
+        allowed_models=frozenset(models),
+        max_output_tokens=cap,
+        unbounded_allowed=unbounded,
+        budgets=covering(tenant.budgets, team_id=team_id, key_id=key_id),
+    )
+
+
+async def _connect(database_url: str, name: str) -> Connection:
+    return await psycopg.AsyncConnection.connect(
+        database_url,
+        autocommit=True,
+        connect_timeout=2,
+        application_name=name,
+        keepalives_idle=5,
+        keepalives_interval=2,
+        keepalives_count=2,
+        options="-c statement_timeout=2000 -c lock_timeout=2000",
+    )
+
+
+async def _versions(connection: Connection, tenant_ids: list[int]) -> dict[int, int]:
+    return dict(await _all(connection, LOAD_VERSIONS, tenant_ids))
+
+
+async def _one(connection: Connection, sql: str, parameter: Any) -> tuple[Any, ...] | None:
+    return await (await connection.execute(sql, [parameter])).fetchone()
+
+
+async def _all(connection: Connection, sql: str, parameter: Any) -> list[tuple[Any, ...]]:
+    return await (await connection.execute(sql, [parameter])).fetchall()
