@@ -13,6 +13,7 @@ import uvloop
 from governance.simulator.app import Simulator
 from governance.simulator.bill import Bill
 from governance.simulator.errors import ApiError
+from governance.simulator.plain import PlainSimulator
 from governance.simulator.script import PLAIN, Script, parse_script
 from governance.simulator.server import serve
 
@@ -35,7 +36,8 @@ async def _run(arguments: argparse.Namespace, listener: socket.socket) -> None:
     if arguments.bill is not None:
         sync = None if arguments.no_fsync else os.fdatasync
         bill = Bill(arguments.bill, loop, sync=sync, on_failure=_cannot_bill)
-    simulator = Simulator(seed=arguments.seed, bill=bill, default_script=arguments.script)
+    make_simulator = PlainSimulator if arguments.plain else Simulator
+    simulator = make_simulator(seed=arguments.seed, bill=bill, default_script=arguments.script)
     host, port = listener.getsockname()[:2]
     print(f"The simulator serves at http://{host}:{port}", flush=True)
     await serve(simulator, listener, stop)
@@ -78,7 +80,15 @@ def _parse_arguments() -> argparse.Namespace:
         metavar="JSON",
         help="for requests without one",
     )
-    return parser.parse_args()
+    parser.add_argument(
+        "--plain", action="store_true", help="repeat the first answers (benchmarks only; no bill)"
+    )
+    arguments = parser.parse_args()
+    if arguments.plain and arguments.bill is not None:
+        parser.error(
+            "--plain answers from memory and cannot keep a bill; leave one of --plain and --bill out."
+        )
+    return arguments
 
 
 def _script(text: str) -> Script:

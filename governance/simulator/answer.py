@@ -22,6 +22,7 @@ class Answer:
     """What a connection is to send: `writes` one by one with `delay_seconds` between them, then `ending`."""
 
     request_id: str
+    status: int
     head: bytes
     writes: list[bytes]
     ending: Ending = "finish"
@@ -51,6 +52,7 @@ def make_answer(content: Content, request_id: str, script: Script = PLAIN) -> An
     head = _head(content.status, content.content_type, request_id, size, (*headers, *script.headers.items()))
     answer = Answer(
         request_id,
+        content.status,
         head,
         writes,
         latency_seconds=script.latency_ms / 1000,
@@ -68,7 +70,7 @@ def error_answer(error: ApiError, request_id: str, script: Script = PLAIN) -> An
     """The answer for a refusal. Faults of the script do not touch it; its latency does."""
     body = envelope(error.error_type, error.message, request_id, error.error_code)
     head = _head(error.status, "application/json", request_id, len(body), error.headers)
-    return Answer(request_id, head, [body], latency_seconds=script.latency_ms / 1000)
+    return Answer(request_id, error.status, head, [body], latency_seconds=script.latency_ms / 1000)
 
 
 def body_sha256(content: Content, script: Script) -> str:

@@ -70,7 +70,8 @@ def mark_breakpoints(segments: list[Segment], automatic: Any) -> bool:
         if segment.ttl == "1h" and seen_5m:
             raise invalid(
                 f"{segment.level}: a ttl='1h' cache_control block must not come after a ttl='5m' "
-                "cache_control block. Note that blocks are processed in the following order: `tools`, `system`, `messages`."
+                "cache_control block. Note that blocks are processed in the following order: "
+                "`tools`, `system`, `messages`."
             )
         seen_5m = seen_5m or segment.ttl == "5m"
     return count > 0
