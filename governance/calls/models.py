@@ -1,7 +1,8 @@
 """What happened: one immutable row per client request, one per upstream try. No prompt text.
 
 Rows are written by the desk only, from the records of `calls/records.py`, in the transaction that
-moves the money. Both tables are partitioned by month of their id.
+moves the money. Both tables are partitioned by month of their id. `xact` is the writing transaction,
+so that readers can stop below the oldest one still running.
 """
 
 from django.db import models
@@ -24,6 +25,7 @@ class Call(models.Model):
 
     id = models.UUIDField(primary_key=True)
     at = models.DateTimeField()
+    xact = models.BigIntegerField()
     tenant_id = models.BigIntegerField()
     team_id = models.BigIntegerField(null=True)
     key_id = models.BigIntegerField()
@@ -78,6 +80,7 @@ class Attempt(models.Model):
 
     id = models.UUIDField(primary_key=True)
     at = models.DateTimeField()
+    xact = models.BigIntegerField()
     call_id = models.UUIDField()
     tenant_id = models.BigIntegerField()
     key_id = models.BigIntegerField()

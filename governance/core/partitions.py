@@ -5,6 +5,8 @@ once" is the key itself. Months are made 13 ahead, at migrate and at every start
 partition exists so that a wrong clock loses nothing, and stays empty.
 """
 
+from typing import Any
+
 from django.db import migrations
 
 from governance.core.append_only import PARTITIONED_TABLES
@@ -25,7 +27,8 @@ BEGIN
     END IF;
     PERFORM pg_advisory_xact_lock(hashtext('exchequer_ensure_partitions'));
     FOR i IN -1 .. months LOOP
-        month := (date_trunc('month', now() AT TIME ZONE 'UTC') + make_interval(months => i)) AT TIME ZONE 'UTC';
+        month := (date_trunc('month', now() AT TIME ZONE 'UTC') + make_interval(months => i))
+            AT TIME ZONE 'UTC';
         child := parent || to_char(month AT TIME ZONE 'UTC', '"_y"YYYY"m"MM');
         CONTINUE WHEN to_regclass('public.' || quote_ident(child)) IS NOT NULL;
         EXECUTE format('CREATE TABLE public.%I PARTITION OF public.%I FOR VALUES FROM (%L) TO (%L)',
@@ -46,6 +49,18 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT (lpad(to_hex((extract(epoch FROM instant) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid
 $$;
 """
+
+
+class CreatePartitionedModel(migrations.CreateModel):
+    """CreateModel for a table that is `PARTITION BY RANGE (id)`: the model stays the one description."""
+
+    def database_forwards(self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any) -> None:
+        plain = schema_editor.sql_create_table
+        schema_editor.sql_create_table = plain + " PARTITION BY RANGE (id)"
+        try:
+            super().database_forwards(app_label, schema_editor, from_state, to_state)
+        finally:
+            schema_editor.sql_create_table = plain
 
 
 def partition_operations(table: str) -> list[migrations.RunSQL]:

@@ -1,0 +1,167 @@
+"""One batch: items packed into arrays, then written in one transaction that is one round trip.
+
+Read `write` first. Between its BEGIN and COMMIT no reply is needed, so no row lock waits for this
+process's event loop; everything is packed before the first byte leaves.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import chain
+from operator import attrgetter
+from typing import Any
+from uuid import UUID
+
+import psycopg
+
+from governance.calls.records import CallRecord, ColumnType
+from governance.desk import statements
+from governance.desk.arrays import ARRAY_OF, BigintArray, PackedArray, TextArray, UuidArray
+from governance.desk.items import Held, PlaceHold, Refused, Settlement, Shrink
+
+type RawConnection = psycopg.AsyncConnection[tuple[Any, ...]]
+
+
+@dataclass(slots=True)
+class Lease:
+    """This desk's row of desk_workerlease."""
+
+    id: int
+    epoch: int = 0
+    batch: int = 0
+
+
+@dataclass(slots=True)
+class Batch:
+    """What one transaction does. Settlements come first, so that they make room for holds."""
+
+    settlements: list[Settlement] = field(default_factory=list)
+    shrinks: list[Shrink] = field(default_factory=list)
+    records: list[CallRecord] = field(default_factory=list)
+    holds: list[PlaceHold] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.settlements) + len(self.shrinks) + len(self.records) + len(self.holds)
+
+
+@dataclass(slots=True)
+class Written:
+    """What a committed batch did: resolved hold ids, shrunk hold ids, an answer per hold in order."""
+
+    resolved: set[UUID]
+    shrunk: set[UUID]
+    answers: list[Held | Refused]
+
+
+@dataclass(slots=True)
+class _Packed:
+    """A batch ready to travel."""
+
+    locked_periods: PackedArray
+    settle: list[PackedArray] | None
+    shrink: list[PackedArray] | None
+    record: list[PackedArray] | None
+    admit: list[PackedArray] | None
+
+
+async def write(connection: RawConnection, lease: Lease, batch: Batch) -> Written:
+    """Write the batch in one transaction and return what it did. `lease.batch` is its receipt.
+
+    Raises psycopg.Error, UnicodeEncodeError, struct.error or OverflowError; the connection is then
+    rolled back or closed, and nothing of the batch is visible, unless the connection was lost while
+    committing: see Desk._recover.
+    """
+    packed = _pack(batch)
+    lease.batch += 1
+    resolved = shrunk = answers = None
+    try:
+        async with connection.pipeline():
+            await connection.execute("BEGIN", prepare=True)
+            await _send(
+                connection,
+                statements.OPEN_BATCH,
+                [lease.id, lease.epoch, lease.batch, packed.locked_periods],
+            )
+            if packed.settle:
+                resolved = await _send(connection, statements.SETTLE, packed.settle)
+            if packed.shrink:
+                shrunk = await _send(connection, statements.SHRINK, packed.shrink)
+            if packed.record:
+                await _send(connection, statements.RECORD, packed.record)
+            if packed.admit:
+                answers = await _send(connection, statements.ADMIT, [*packed.admit, lease.id])
+            await connection.execute("COMMIT", prepare=True)
+    except BaseException:
+        with suppress(psycopg.Error):
+            await connection.rollback()
+        raise
+    return Written(
+        {row[0] for row in await resolved.fetchall()} if resolved else set(),
+        {row[0] for row in await shrunk.fetchall()} if shrunk else set(),
+        _answers(batch.holds, await answers.fetchall()) if answers else [],
+    )
+
+
+async def _send(
+    connection: RawConnection, sql: str, parameters: Sequence[Any]
+) -> psycopg.AsyncRawCursor[tuple[Any, ...]]:
+    cursor = psycopg.AsyncRawCursor(connection)
+    await cursor.execute(sql, parameters, prepare=True, binary=True)
+    return cursor
+
+
+def _answers(holds: Sequence[PlaceHold], rows: Sequence[tuple[Any, ...]]) -> list[Held | Refused]:
+    return [Held(hold.id) if row[0] is None else Refused(*row) for hold, row in zip(holds, rows, strict=True)]
+
+
+def _pack(batch: Batch) -> _Packed:
+    hold_periods = sorted(set(chain.from_iterable(hold.period_ids for hold in batch.holds)))
+    locked = set(hold_periods)
+    locked.update(chain.from_iterable(settlement.period_ids for settlement in batch.settlements))
+    locked.update(chain.from_iterable(shrink.period_ids for shrink in batch.shrinks))
+    return _Packed(
+        locked_periods=BigintArray(sorted(locked)),
+        settle=pack_settlements(batch.settlements) if batch.settlements else None,
+        shrink=_pack_shrinks(batch.shrinks) if batch.shrinks else None,
+        record=_pack_columns(statements.CALL_COLUMNS, batch.records) if batch.records else None,
+        admit=_pack_holds(batch.holds, hold_periods) if batch.holds else None,
+    )
+
+
+def _pack_columns(columns: dict[str, ColumnType], rows: Sequence[Any]) -> list[PackedArray]:
+    """One array a column; a row that is None is NULL in each."""
+    if None in rows:
+        return [
+            ARRAY_OF[kind]([None if row is None else getattr(row, name) for row in rows])
+            for name, kind in columns.items()
+        ]
+    return [ARRAY_OF[kind](list(map(attrgetter(name), rows))) for name, kind in columns.items()]
+
+
+def pack_settlements(settlements: Sequence[Settlement]) -> list[PackedArray]:
+    return [
+        *_pack_columns(statements.SETTLEMENT_COLUMNS, settlements),
+        *_pack_columns(statements.ATTEMPT_COLUMNS, [settlement.attempt for settlement in settlements]),
+        *_pack_columns(statements.CALL_COLUMNS, [settlement.call for settlement in settlements]),
+    ]
+
+
+def _pack_shrinks(shrinks: Sequence[Shrink]) -> list[PackedArray]:
+    return [
+        UuidArray([shrink.hold_id for shrink in shrinks]),
+        BigintArray([shrink.amount_nanos for shrink in shrinks]),
+    ]
+
+
+def _pack_holds(holds: Sequence[PlaceHold], periods: Sequence[int]) -> list[PackedArray]:
+    position = {period_id: place for place, period_id in enumerate(periods, start=1)}
+    return [
+        BigintArray(periods),
+        UuidArray([hold.id for hold in holds]),
+        BigintArray([hold.tenant_id for hold in holds]),
+        BigintArray([hold.amount_nanos for hold in holds]),
+        BigintArray([hold.price_version for hold in holds]),
+        TextArray([hold.memo for hold in holds]),
+        BigintArray([len(hold.period_ids) for hold in holds]),
+        BigintArray([position[period_id] for hold in holds for period_id in hold.period_ids]),
+    ]

@@ -1,0 +1,159 @@
+"""What may be put on the desk, and what comes back. Amounts are nano-dollars.
+
+PlaceHold   →  Held | Refused
+Shrink      →  bool: whether the hold was still open and larger
+Settlement  →  bool: whether this settlement resolved the hold (False: someone else already did)
+CallRecord  →  True once it is durable
+"""
+
+from dataclasses import dataclass, replace
+from uuid import UUID
+
+from governance.calls.records import AttemptRecord, CallRecord
+from governance.ledger.kinds import Basis, EntryKind
+
+
+class DeskUnavailable(Exception):
+    """The ledger cannot be written now, so nothing may go upstream. Tell the caller to come back (503)."""
+
+
+@dataclass(slots=True, frozen=True)
+class PlaceHold:
+    """Take `amount_nanos` on every period of `period_ids`, or on none.
+
+    `memo` is JSON text of at most 1 KB with what the sweeper needs if this worker dies: see
+    desk/memo.py. `period_ids` are distinct BudgetPeriod ids in any order.
+    """
+
+    id: UUID
+    tenant_id: int
+    period_ids: tuple[int, ...]
+    amount_nanos: int
+    price_version: int
+    memo: str
+
+
+@dataclass(slots=True, frozen=True)
+class Held:
+    """The hold is committed: the call may go upstream."""
+
+    hold_id: UUID
+
+
+@dataclass(slots=True, frozen=True)
+class Refused:
+    """The hold does not fit. All figures are of one locked read of the row that refused it.
+
+    `closed` says that the period has ended (or not begun) by the database's clock: look the period up
+    again and place a new hold.
+    """
+
+    period_id: int
+    limit_nanos: int
+    spent_nanos: int
+    held_nanos: int
+    closed: bool
+
+    @property
+    def left_nanos(self) -> int:
+        return self.limit_nanos - self.spent_nanos - self.held_nanos
+
+
+@dataclass(slots=True, frozen=True)
+class Shrink:
+    """Lower an open hold to `amount_nanos`, once less than the worst case is certain."""
+
+    hold_id: UUID
+    amount_nanos: int
+    period_ids: tuple[int, ...]
+
+
+@dataclass(slots=True, frozen=True)
+class Settlement:
+    """Resolve a hold: charge what it cost, or void it with proof that nothing was billed.
+
+    `period_ids` and `held_nanos` are the hold's as this process knows them. A cost above the hold is
+    carried as far as the hard budgets allow; the rest is the operator's (governance/desk/overrun.py).
+    `call` is written with the call's last attempt.
+    """
+
+    hold_id: UUID
+    kind: EntryKind
+    basis: Basis | None
+    cost_nanos: int
+    held_nanos: int
+    list_nanos: int
+    period_ids: tuple[int, ...]
+    reason: str
+    attempt: AttemptRecord
+    call: CallRecord | None
+
+    def without_texts(self) -> "Settlement":
+        """The same money without any text that came from outside: for the one that can't be written."""
+        return replace(
+            self,
+            reason="recorded without texts that the database refused",
+            attempt=replace(
+                self.attempt,
+                requested_model=None,
+                served_model=None,
+                service_tier=None,
+                speed=None,
+                inference_geo=None,
+                passes=None,
+                upstream_request_id=None,
+                stop_reason=None,
+                error=None,
+            ),
+            call=self.call
+            and replace(
+                self.call,
+                tags="{}",
+                end_user=None,
+                session=None,
+                user_agent=None,
+                traceparent=None,
+                requested_model=None,
+                served_model=None,
+                decision="{}",
+                facts="{}",
+            ),
+        )
+
+    @staticmethod
+    def charge(
+        *,
+        hold_id: UUID,
+        basis: Basis,
+        held_nanos: int,
+        period_ids: tuple[int, ...],
+        attempt: AttemptRecord,
+        call: CallRecord | None,
+        reason: str = "usage",
+    ) -> "Settlement":
+        """A charge of what the attempt cost."""
+        return Settlement(
+            hold_id,
+            EntryKind.CHARGE,
+            basis,
+            attempt.cost_nanos,
+            held_nanos,
+            attempt.list_nanos,
+            period_ids,
+            reason,
+            attempt,
+            call,
+        )
+
+    @staticmethod
+    def void(
+        *,
+        hold_id: UUID,
+        held_nanos: int,
+        period_ids: tuple[int, ...],
+        attempt: AttemptRecord,
+        call: CallRecord | None,
+        reason: str,
+    ) -> "Settlement":
+        """A release in full. `reason` is the proof, e.g. “upstream answered 529 before any output”."""
+        return Settlement(hold_id, EntryKind.VOID, None, 0, held_nanos, 0, period_ids, reason, attempt, call)

@@ -1,0 +1,114 @@
+"""The two functions of a batch: open it under fence and locks, and admit holds.
+
+They run between the desk's BEGIN and COMMIT (desk/batch.py). Changing one means a new migration with a
+new name suffix, because workers of the old and the new version run side by side during a deploy.
+"""
+
+from django.db import migrations
+
+# Fails when the lease was swept or taken over: whoever lost it must not write under it. The period
+# rows are locked in id order, by every desk, before anything else touches them: no deadlock.
+OPEN_BATCH = """
+CREATE FUNCTION desk_open_batch(of_lease bigint, of_epoch bigint, new_batch bigint, period_ids bigint[])
+RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE desk_workerlease SET batch = new_batch, heartbeat_at = exchequer_now()
+    WHERE id = of_lease AND epoch = of_epoch AND swept_at IS NULL;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'lease % was swept or taken over', of_lease USING ERRCODE = 'EXQ01';
+    END IF;
+    PERFORM 1 FROM ledger_budgetperiod WHERE id = ANY(period_ids) ORDER BY id FOR NO KEY UPDATE;
+END $$;
+"""
+
+# Holds in the given order, greedy, all legs or none, against the limit (never the ceiling). Soft rows
+# have no ceiling and never refuse. `leg_positions` are 1-based positions in `periods`, which is
+# sorted and distinct; `leg_counts` says how many belong to each hold.
+ADMIT = """
+CREATE FUNCTION desk_admit(
+    periods bigint[], hold_ids uuid[], tenant_ids bigint[], amounts bigint[], price_versions bigint[],
+    memos text[], leg_counts bigint[], leg_positions bigint[], of_lease bigint
+) RETURNS TABLE (refused_by bigint, limit_nanos bigint, spent_nanos bigint, held_nanos bigint, closed boolean)
+LANGUAGE plpgsql AS $$
+DECLARE
+    at timestamptz := exchequer_now();
+    hard boolean[]; is_open boolean[]; limits bigint[]; spents bigint[]; helds bigint[]; before bigint[];
+    admitted integer[] := '{}';
+    first_leg integer := 1;
+    last_leg integer;
+    leg integer;
+    refusing integer;
+BEGIN
+    SELECT array_agg(p.ceiling_nanos IS NOT NULL ORDER BY p.id),
+           array_agg(p.starts_at <= at AND at < p.ends_at ORDER BY p.id),
+           array_agg(p.limit_nanos ORDER BY p.id), array_agg(p.spent_nanos ORDER BY p.id),
+           array_agg(p.held_nanos ORDER BY p.id)
+    INTO hard, is_open, limits, spents, helds
+    FROM ledger_budgetperiod p WHERE p.id = ANY(periods);
+    IF cardinality(helds) IS DISTINCT FROM cardinality(periods) THEN
+        RAISE EXCEPTION 'a budget period of this batch does not exist' USING ERRCODE = 'EXQ02';
+    END IF;
+    before := helds;
+
+    FOR i IN 1 .. cardinality(hold_ids) LOOP
+        refusing := NULL;
+        last_leg := first_leg + leg_counts[i] - 1;
+        FOR k IN first_leg .. last_leg LOOP
+            leg := leg_positions[k];
+            IF NOT is_open[leg] THEN
+                refusing := leg;
+                EXIT;
+            ELSIF hard[leg] AND amounts[i] > limits[leg] - spents[leg] - helds[leg] AND (
+                refusing IS NULL
+                OR limits[leg] - spents[leg] - helds[leg]
+                   < limits[refusing] - spents[refusing] - helds[refusing]
+            ) THEN
+                refusing := leg;  -- of several, the one with the least left is the one to tell about
+            END IF;
+        END LOOP;
+        IF refusing IS NULL THEN
+            FOR k IN first_leg .. last_leg LOOP
+                leg := leg_positions[k];
+                helds[leg] := helds[leg] + amounts[i];
+            END LOOP;
+            admitted := admitted || i;
+            refused_by := NULL; limit_nanos := NULL; spent_nanos := NULL; held_nanos := NULL; closed := NULL;
+        ELSE
+            refused_by := periods[refusing]; limit_nanos := limits[refusing];
+            spent_nanos := spents[refusing]; held_nanos := helds[refusing]; closed := NOT is_open[refusing];
+        END IF;
+        first_leg := last_leg + 1;
+        RETURN NEXT;
+    END LOOP;
+
+    UPDATE ledger_budgetperiod p SET held_nanos = t.held
+    FROM unnest(periods, helds, before) AS t(id, held, held_before)
+    WHERE p.id = t.id AND t.held <> t.held_before;
+
+    INSERT INTO ledger_hold (id, tenant_id, period_ids, amount_nanos, price_version, lease_id, placed_at, memo)
+    SELECT t.hold_id, t.tenant_id,
+           (SELECT array_agg(periods[position] ORDER BY periods[position])
+            FROM unnest(leg_positions[(t.leg_end - t.leg_count + 1)::int : t.leg_end::int]) AS position),
+           t.amount, t.price_version, of_lease, at, t.memo::jsonb
+    FROM (
+        SELECT u.*, sum(u.leg_count) OVER (ORDER BY u.place) AS leg_end
+        FROM unnest(hold_ids, tenant_ids, amounts, price_versions, memos, leg_counts)
+             WITH ORDINALITY AS u(hold_id, tenant_id, amount, price_version, memo, leg_count, place)
+    ) AS t
+    WHERE t.place = ANY(admitted);
+END $$;
+"""
+
+DROP_OPEN_BATCH = "DROP FUNCTION desk_open_batch(bigint, bigint, bigint, bigint[])"
+DROP_ADMIT = (
+    "DROP FUNCTION desk_admit(bigint[], uuid[], bigint[], bigint[], bigint[], text[], bigint[], bigint[], bigint)"
+)
+
+
+class Migration(migrations.Migration):
+    dependencies = [("desk", "0001_initial"), ("ledger", "0001_initial"), ("calls", "0001_initial")]
+
+    operations = [
+        migrations.RunSQL(OPEN_BATCH, DROP_OPEN_BATCH),
+        migrations.RunSQL(ADMIT, DROP_ADMIT),
+    ]

@@ -1,0 +1,76 @@
+"""A cost above its hold: the provider billed more than the worst case that was computed.
+
+The charge is recorded in full. Every leg gets the same amount: the hold, plus as much of the excess as
+the tightest hard budget can carry. The rest is the operator's: an `overrun` entry without legs.
+"""
+
+import logging
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import psycopg
+
+from governance.core.ids import uuid7
+from governance.desk import statements
+from governance.desk.arrays import BigintArray
+from governance.desk.batch import Lease, RawConnection, pack_settlements
+from governance.desk.items import Settlement
+
+log = logging.getLogger(__name__)
+
+
+async def settle_overrun(connection: RawConnection, lease: Lease, settlement: Settlement) -> bool:
+    """Settle one such attempt in a transaction of its own; True when this call resolved the hold."""
+    lease.batch += 1
+    locked = BigintArray(sorted(settlement.period_ids))
+    try:
+        await connection.execute("BEGIN")
+        await _run(connection, statements.OPEN_BATCH, [lease.id, lease.epoch, lease.batch, locked])
+        hold = await _run(connection, statements.ROOM_ABOVE_HOLD, [settlement.hold_id])
+        if not hold:
+            await connection.execute("COMMIT")
+            return False
+        held_nanos, room_nanos = hold[0]
+        carried_nanos = min(settlement.cost_nanos, held_nanos + room_nanos)
+        overrun_nanos = settlement.cost_nanos - carried_nanos
+        charged = replace(settlement, cost_nanos=carried_nanos)
+        await _run(connection, statements.SETTLE, pack_settlements([charged]))
+        if overrun_nanos:
+            await _record(connection, settlement, overrun_nanos)
+        await connection.execute("COMMIT")
+    except BaseException:
+        with suppress(psycopg.Error):
+            await connection.rollback()
+        raise
+    log.error(
+        "Attempt %s cost %d nano-dollars above its hold; %d of them are the operator's overrun.",
+        settlement.hold_id,
+        settlement.cost_nanos - held_nanos,
+        overrun_nanos,
+    )
+    return True
+
+
+async def _record(connection: RawConnection, settlement: Settlement, overrun_nanos: int) -> None:
+    attempt = settlement.attempt
+    reason = f"cost above the hold for {attempt.served_model}"[:256]
+    await _run(
+        connection,
+        statements.RECORD_OVERRUN,
+        [
+            uuid7(),
+            attempt.tenant_id,
+            attempt.key_id,
+            attempt.call_id,
+            overrun_nanos,
+            attempt.price_version,
+            settlement.hold_id,
+            reason,
+        ],
+    )
+
+
+async def _run(connection: RawConnection, sql: str, parameters: list[Any]) -> list[tuple[Any, ...]]:
+    cursor = await psycopg.AsyncRawCursor(connection).execute(sql, parameters, binary=True)
+    return await cursor.fetchall() if cursor.description else []

@@ -1,0 +1,160 @@
+"""The SQL of a batch, built once from the columns of calls/records.py.
+
+Placeholders are $1…$n (psycopg's raw cursors); each is one packed array (desk/arrays.py).
+"""
+
+from governance.calls.records import AttemptRecord, CallRecord, ColumnType, column_types
+
+OPEN_BATCH = "SELECT desk_open_batch($1, $2, $3, $4)"
+ADMIT = "SELECT * FROM desk_admit($1, $2, $3, $4, $5, $6, $7, $8, $9)"
+
+# What a settlement says about money, beside its attempt and call.
+SETTLEMENT_COLUMNS: dict[str, ColumnType] = {
+    "hold_id": "uuid",
+    "kind": "text",
+    "basis": "text",
+    "cost_nanos": "bigint",
+    "list_nanos": "bigint",
+    "reason": "text",
+}
+CALL_COLUMNS = column_types(CallRecord)
+ATTEMPT_COLUMNS = column_types(AttemptRecord)
+
+_POSTGRES_ARRAY: dict[ColumnType, str] = {
+    "uuid": "uuid[]",
+    "bigint": "bigint[]",
+    "text": "text[]",
+    "boolean": "boolean[]",
+    "bytea": "bytea[]",
+    "jsonb": "text[]",
+}
+_XACT = "pg_current_xact_id()::text::bigint"
+
+
+def _unnest(columns: dict[str, ColumnType], alias: str) -> str:
+    """`unnest($1::uuid[], …) AS alias(id, …)`."""
+    arrays = ", ".join(f"${i}::{_POSTGRES_ARRAY[kind]}" for i, kind in enumerate(columns.values(), start=1))
+    return f"unnest({arrays}) AS {alias}({', '.join(columns)})"
+
+
+def _insert(table: str, columns: dict[str, ColumnType], source: str, prefix: str) -> str:
+    """INSERT of those columns, read under `prefix`, plus the transaction's own `at` and `xact`."""
+    values = ", ".join(
+        f"{prefix}{name}{'::jsonb' if kind == 'jsonb' else ''}" for name, kind in columns.items()
+    )
+    return (
+        f"INSERT INTO {table} ({', '.join(columns)}, at, xact) "
+        f"SELECT {values}, exchequer_now(), {_XACT} FROM {source}"
+    )
+
+
+# One settlement is one row of one unnest: what it says about money, its attempt, and its call (all
+# NULL when the call goes on). Aligned columns need no join, so no plan can go wrong with size.
+SETTLE_COLUMNS: dict[str, ColumnType] = {
+    **SETTLEMENT_COLUMNS,
+    **{f"a_{name}": kind for name, kind in ATTEMPT_COLUMNS.items()},
+    **{f"c_{name}": kind for name, kind in CALL_COLUMNS.items()},
+}
+
+# DELETE … RETURNING is the once-only guard: who deletes the hold writes the facts, nobody else does.
+SETTLE = f"""
+WITH done AS (
+    DELETE FROM ledger_hold h USING {_unnest(SETTLE_COLUMNS, "item")} WHERE h.id = item.hold_id
+    RETURNING h.tenant_id, h.period_ids, h.amount_nanos, h.price_version, item.*
+),
+leg AS (
+    SELECT period_id, sum(cost_nanos)::bigint AS cost, sum(amount_nanos)::bigint AS amount
+    FROM done, unnest(period_ids) AS period_id GROUP BY period_id
+),
+moved AS (
+    UPDATE ledger_budgetperiod p SET
+        spent_nanos = p.spent_nanos + leg.cost,
+        held_nanos = p.held_nanos - leg.amount,
+        ceiling_nanos = CASE WHEN p.ceiling_nanos IS NULL THEN NULL ELSE
+            greatest(p.limit_nanos, p.spent_nanos + leg.cost + p.held_nanos - leg.amount) END
+    FROM leg WHERE p.id = leg.period_id
+    RETURNING p.id, p.budget_id, p.tenant_id, p.limit_nanos, p.spent_nanos,
+              p.spent_nanos - leg.cost AS before, p.alert_percents
+),
+crossed AS (
+    INSERT INTO ledger_thresholdcrossing
+        (period_id, budget_id, tenant_id, percent, spent_nanos, limit_nanos, at)
+    SELECT m.id, m.budget_id, m.tenant_id, percent, m.spent_nanos, m.limit_nanos, exchequer_now()
+    FROM moved m, unnest(m.alert_percents) AS percent
+    WHERE m.before::numeric * 100 < m.limit_nanos::numeric * percent
+      AND m.spent_nanos::numeric * 100 >= m.limit_nanos::numeric * percent
+    ON CONFLICT (period_id, percent) DO NOTHING
+),
+entry AS (
+    INSERT INTO ledger_ledgerentry (id, kind, basis, tenant_id, key_id, call_id, period_ids, amount_nanos,
+        held_nanos, list_nanos, price_version, reason, at, xact)
+    SELECT hold_id, kind, basis, tenant_id, a_key_id, a_call_id, period_ids, cost_nanos, amount_nanos,
+        list_nanos, price_version, reason, exchequer_now(), {_XACT}
+    FROM done
+),
+attempt AS ({_insert("calls_attempt", ATTEMPT_COLUMNS, "done", "a_")}),
+call AS (
+    {_insert("calls_call", CALL_COLUMNS, "done WHERE c_id IS NOT NULL", "c_")} ON CONFLICT (id) DO NOTHING
+)
+SELECT hold_id FROM done
+"""
+
+# Calls that took no hold: refusals and cache hits. A batch whose answer was lost may be written again.
+RECORD = (
+    _insert("calls_call", CALL_COLUMNS, _unnest(CALL_COLUMNS, "c"), "c.") + " ON CONFLICT (id) DO NOTHING"
+)
+
+SHRINK = """
+WITH shrunk AS (
+    UPDATE ledger_hold h SET amount_nanos = item.amount
+    FROM unnest($1::uuid[], $2::bigint[]) AS item(hold_id, amount)
+    WHERE h.id = item.hold_id AND item.amount < h.amount_nanos
+    RETURNING NEW.id, NEW.period_ids, OLD.amount_nanos - NEW.amount_nanos AS freed
+),
+leg AS (
+    SELECT period_id, sum(freed)::bigint AS freed
+    FROM shrunk, unnest(period_ids) AS period_id GROUP BY period_id
+),
+moved AS (
+    UPDATE ledger_budgetperiod p SET
+        held_nanos = p.held_nanos - leg.freed,
+        ceiling_nanos = CASE WHEN p.ceiling_nanos IS NULL THEN NULL ELSE
+            greatest(p.limit_nanos, p.spent_nanos + p.held_nanos - leg.freed) END
+    FROM leg WHERE p.id = leg.period_id
+)
+SELECT id FROM shrunk
+"""
+
+# --- A charge above its hold (overrun.py) ---------------------------------------------------------
+# What the tightest hard leg can carry beyond the hold, read after the rows were locked.
+ROOM_ABOVE_HOLD = """
+SELECT h.amount_nanos, coalesce(
+    (SELECT greatest(0, min(p.limit_nanos - p.spent_nanos - p.held_nanos))
+     FROM ledger_budgetperiod p WHERE p.id = ANY(h.period_ids) AND p.ceiling_nanos IS NOT NULL),
+    9223372036854775807)
+FROM ledger_hold h WHERE h.id = $1 FOR UPDATE OF h
+"""
+RECORD_OVERRUN = f"""
+INSERT INTO ledger_ledgerentry (id, kind, tenant_id, key_id, call_id, period_ids, amount_nanos, held_nanos,
+    list_nanos, price_version, corrects_id, reason, at, xact)
+VALUES ($1, 'overrun', $2, $3, $4, '{{}}', $5, 0, 0, $6, $7, $8, exchequer_now(), {_XACT})
+"""
+
+# --- Leases and recovery ------------------------------------------------------------------------
+TAKE_LEASE = """
+INSERT INTO desk_workerlease (worker, epoch, batch, started_at, heartbeat_at)
+VALUES ($1, 0, 0, exchequer_now(), exchequer_now()) RETURNING id
+"""
+# Waits for a batch of the lost connection that still runs, and shuts out one that has yet to begin.
+FENCE_LEASE = (
+    "UPDATE desk_workerlease SET epoch = epoch + 1 WHERE id = $1 AND swept_at IS NULL RETURNING epoch, batch"
+)
+RETURN_LEASE = """
+WITH open AS (SELECT 1 FROM ledger_hold WHERE lease_id = $1 LIMIT 1),
+left_over AS (
+    UPDATE desk_workerlease SET swept_at = exchequer_now() WHERE id = $1 AND EXISTS (SELECT 1 FROM open)
+)
+DELETE FROM desk_workerlease WHERE id = $1 AND NOT EXISTS (SELECT 1 FROM open)
+"""
+OPEN_HOLDS_OF = "SELECT id FROM ledger_hold WHERE id = ANY($1)"
+ENTRIES_OF = "SELECT id FROM ledger_ledgerentry WHERE id = ANY($1)"

@@ -1,0 +1,134 @@
+"""Settle what dead workers left behind. Runs beside the desk in every gateway process.
+
+It needs no Celery and no Valkey: one process wins by advisory lock, marks leases without a heartbeat
+as swept, and puts their open holds on its own desk as charges of the full hold, through the same
+settlement as any other. A worker that was only slow finds its lease gone and takes a new one; whoever
+deletes the hold first writes the entry.
+
+After a database outage nobody could renew a lease, so silence proves nothing yet: it counts only from
+this sweeper's own second success in a row.
+"""
+
+import asyncio
+import logging
+from datetime import datetime
+from typing import Any
+
+import psycopg
+
+from governance.desk.connection import connect
+from governance.desk.desk import Desk
+from governance.desk.memo import charge_of_orphan
+
+log = logging.getLogger(__name__)
+
+_LOCK_KEY = 0x45585153  # "EXQS": one sweeper at a time, over all processes
+_HOLDS_PER_SWEEP = 500
+
+TRY_LOCK = "SELECT pg_try_advisory_lock($1), exchequer_now()"
+MARK_DEAD = """
+UPDATE desk_workerlease SET swept_at = exchequer_now(), epoch = epoch + 1
+WHERE swept_at IS NULL AND id <> $1
+  AND heartbeat_at < exchequer_now() - make_interval(secs => $2)
+  AND $3 < exchequer_now() - make_interval(secs => $2)
+RETURNING id, worker
+"""
+ORPHANS = """
+SELECT h.id, h.tenant_id, h.period_ids, h.amount_nanos, h.price_version, h.memo
+FROM ledger_hold h JOIN desk_workerlease l ON l.id = h.lease_id
+WHERE l.swept_at IS NOT NULL ORDER BY h.id LIMIT $1
+"""
+FORGET_OLD_LEASES = """
+DELETE FROM desk_workerlease l
+WHERE l.swept_at < exchequer_now() - interval '1 day'
+  AND NOT EXISTS (SELECT 1 FROM ledger_hold h WHERE h.lease_id = l.id)
+"""
+
+
+class Sweeper:
+    """One loop: renew our own lease through the desk, then look for others' that went silent."""
+
+    def __init__(
+        self, desk: Desk, database_url: str, *, heartbeat_seconds: float, stale_seconds: float
+    ) -> None:
+        self._desk = desk
+        self._database_url = database_url
+        self._heartbeat_seconds = heartbeat_seconds
+        self._stale_seconds = stale_seconds
+        self._connection: psycopg.AsyncConnection[tuple[Any, ...]] | None = None
+        self._successes = 0
+        self._trusted_since: datetime | None = None
+        self._task: asyncio.Task[None] | None = None
+        self.swept_total = 0
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="sweeper")
+
+    async def stop(self) -> None:
+        if self._task:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+        if self._connection:
+            await self._connection.close()
+
+    async def _run(self) -> None:
+        while True:
+            self._desk.heartbeat()
+            try:
+                await self.sweep()
+            except psycopg.Error as error:
+                log.warning("The sweeper cannot reach the database: %s", str(error).strip())
+                self._successes, self._trusted_since = 0, None
+                if self._connection:
+                    await self._connection.close()
+            await asyncio.sleep(self._heartbeat_seconds)
+
+    async def sweep(self) -> int:
+        """One round; returns how many holds were settled for dead workers."""
+        connection = await self._live_connection()
+        won, now = (await _rows(connection, TRY_LOCK, [_LOCK_KEY]))[0]
+        self._successes += 1
+        if self._successes == 2:
+            self._trusted_since = now
+        if not won or self._trusted_since is None:
+            return 0
+        own_lease = self._desk.lease_id or 0
+        for lease_id, worker in await _rows(
+            connection, MARK_DEAD, [own_lease, self._stale_seconds, self._trusted_since]
+        ):
+            log.error("Worker %s (lease %d) is silent; its open holds are charged in full.", worker, lease_id)
+        swept = await self._settle_orphans(connection)
+        await connection.execute(FORGET_OLD_LEASES)
+        return swept
+
+    async def _settle_orphans(self, connection: psycopg.AsyncConnection[tuple[Any, ...]]) -> int:
+        swept = 0
+        while orphans := await _rows(connection, ORPHANS, [_HOLDS_PER_SWEEP]):
+            charges = [
+                charge_of_orphan(
+                    hold_id=hold_id,
+                    tenant_id=tenant_id,
+                    period_ids=tuple(period_ids),
+                    amount_nanos=amount_nanos,
+                    price_version=price_version,
+                    memo=memo,
+                )
+                for hold_id, tenant_id, period_ids, amount_nanos, price_version, memo in orphans
+            ]
+            swept += sum(await asyncio.gather(*map(self._desk.settle, charges)))
+        self.swept_total += swept
+        return swept
+
+    async def _live_connection(self) -> psycopg.AsyncConnection[tuple[Any, ...]]:
+        if self._connection is None or self._connection.closed:
+            self._connection = await connect(
+                self._database_url, transaction_timeout_seconds=10, lock_timeout_seconds=2, name="sweeper"
+            )
+        return self._connection
+
+
+async def _rows(
+    connection: psycopg.AsyncConnection[tuple[Any, ...]], sql: str, parameters: list[Any]
+) -> list[tuple[Any, ...]]:
+    cursor = await psycopg.AsyncRawCursor(connection).execute(sql, parameters)
+    return await cursor.fetchall()

@@ -1,0 +1,22 @@
+"""The kinds of ledger entries, and how a charge was found."""
+
+from django.db import models
+
+
+class EntryKind(models.TextChoices):
+    """Why money moved. A charge or a void resolves the hold of the same id."""
+
+    CHARGE = "charge"
+    VOID = "void"
+    CREDIT = "credit"
+    CORRECTION = "correction"
+    OVERRUN = "overrun"
+    TRANSFER = "transfer"
+
+
+class Basis(models.TextChoices):
+    """How a charge was found: from the provider's usage, from a bound on it, or the whole hold."""
+
+    EXACT = "exact"
+    BOUNDED = "bounded"
+    FULL_HOLD = "full_hold"
