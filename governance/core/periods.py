@@ -51,9 +51,7 @@ def _days_of(day: date, kind: str, week_starts_on: int) -> tuple[date, date]:
     if months is None:
         raise ValueError(f"“{kind}” is not a period; use one of {', '.join(PERIOD_KINDS)}.")
     index = (day.year * 12 + day.month - 1) // months * months
-    return date(index // 12, index % 12 + 1, 1), date(
-        (index + months) // 12, (index + months) % 12 + 1, 1
-    )
+    return date(index // 12, index % 12 + 1, 1), date((index + months) // 12, (index + months) % 12 + 1, 1)
 
 
 def _midnight(day: date, zone: ZoneInfo) -> datetime:
