@@ -8,7 +8,6 @@ from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import accumulate, pairwise
 from typing import Literal
 
 from governance.core.meters import METERS, Meter
@@ -68,29 +67,26 @@ class PriceBook:
         numerators = [0] * len(METERS)
         unknown: set[str] = set()
         for served in passes:
-            variant = _variant(served)
-            key = (served.model, variant)
+            key = (served.model, _variant(served))
             tiers, contract, keep_ppm = epoch.tiers.get(key), epoch.contract.get(key), epoch.keep_ppm
             if tiers is None:
-                unknown.add(f"{served.model} ({variant})" if served.model in self._models else served.model)
-                tiers, keep_ppm = epoch.dearest[variant], PPM
+                unknown.add(f"{key[0]} ({key[1]})" if key[0] in self._models else key[0])
+                tiers, keep_ppm = epoch.dearest[key[1]], PPM
             index = _tier_index(tiers, served.usage.prompt_tokens)
             in_us = served.inference_geo == "us"
-            rates = tiers[index].us if in_us else tiers[index].elsewhere
+            tier = tiers[index]
+            rates = tier.us if in_us else tier.elsewhere
             own = None if contract is None else contract[index].us if in_us else contract[index].elsewhere
             for meter, count in enumerate(served.usage.units):
                 if count:
-                    list_amount = count * rates[meter]
-                    list_numerator += list_amount
-                    numerators[meter] += list_amount * keep_ppm if own is None else count * own[meter]
-                    if meter in tiers[index].gaps:
-                        unknown.add(f"{served.model} ({METERS[meter]})")
-        return Cost(
-            cost_nanos=ceil_div(sum(numerators), tables.COST_DENOMINATOR),
-            list_nanos=ceil_div(list_numerator, tables.LIST_DENOMINATOR),
-            by_meter=_by_meter(numerators),
-            unknown_models=tuple(sorted(unknown)),
-        )
+                    amount = count * rates[meter]
+                    list_numerator += amount
+                    numerators[meter] += amount * keep_ppm if own is None else count * own[meter]
+                    if meter in tier.gaps:
+                        unknown.add(f"{key[0]} ({METERS[meter]})")
+        cost_nanos, by_meter = _round_up(numerators)
+        list_nanos = ceil_div(list_numerator, tables.LIST_DENOMINATOR)
+        return Cost(cost_nanos, list_nanos, by_meter, tuple(sorted(unknown)) if unknown else ())
 
     def worst_case(
         self,
@@ -175,9 +171,14 @@ def _tier_index(tiers: tables.Tiers, prompt_tokens: int) -> int:
     return last
 
 
-def _by_meter(numerators: Sequence[int]) -> dict[Meter, int]:
-    """Whole nano-dollars per used meter that add up to the total rounded up: each takes the step that the
-    rounded-up running total makes."""
-    running = [0, *(ceil_div(total, tables.COST_DENOMINATOR) for total in accumulate(numerators))]
-    steps = zip(METERS, numerators, pairwise(running), strict=True)
-    return {meter: after - before for meter, numerator, (before, after) in steps if numerator}
+def _round_up(numerators: Sequence[int]) -> tuple[int, dict[Meter, int]]:
+    """The total in whole nano-dollars, rounded up, and the used meters' parts, which add up to it exactly:
+    each part is the step that the rounded-up running total makes at its meter."""
+    by_meter: dict[Meter, int] = {}
+    running = total = 0
+    for meter, numerator in zip(METERS, numerators, strict=True):
+        if numerator:
+            running += numerator
+            before, total = total, ceil_div(running, tables.COST_DENOMINATOR)
+            by_meter[meter] = total - before
+    return total, by_meter

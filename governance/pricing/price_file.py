@@ -111,9 +111,9 @@ def _model_rates(entry: Mapping[str, Any], batch_discount: Decimal) -> Iterator[
     if long_prompt := entry["long_prompt"]:
         yield from rates_of(long_prompt, long_prompt["above_prompt_tokens"], ended, None)
     if fast := entry["fast_mode_usd_per_mtok"]:
-        until = None if fast.get("until") is None else _end_of(fast["until"], model_id)
+        ends = None if fast.get("until") is None else _end_of(fast["until"], model_id)
         for meter, usd in _prices(fast, model_id).items():
-            yield rate("fast", 0, meter, usd, None, until)
+            yield rate("fast", 0, meter, usd, None, ends)
 
 
 def _prices(stated: Mapping[str, Any], model_id: str) -> dict[Meter, Decimal]:
