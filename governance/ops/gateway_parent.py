@@ -1,0 +1,70 @@
+"""The parent of the gateway's workers: binds the port once, keeps N workers on it, drains them.
+
+uvicorn's own parent is not used: with one worker there is none, and killed it leaves its workers
+serving. Ours passes the bound socket down; a worker that ends is started again, and when the
+parent dies, however it dies, the kernel sends every worker SIGTERM.
+"""
+
+import errno
+import os
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from governance.ops.gateway_worker import DRAIN_SECONDS, FLUSH_SECONDS_MAX
+from governance.ops.processes import CannotRun, Command, PidFile
+from governance.ops.supervisor import Service, Supervisor
+
+STOP_SECONDS_MAX = DRAIN_SECONDS + FLUSH_SECONDS_MAX + 5.0
+_BACKLOG = 2048
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket. CannotRun, as a sentence, when the port is taken or not ours to take."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise CannotRun(_why_not(error, host, port)) from None
+    return listener
+
+
+def _why_not(error: OSError, host: str, port: int) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"Port {port} is taken by another program. Stop it, or choose another port: "
+            f"make up EXCHEQUER_PORT={port + 1000 if port < 60000 else 8000}"
+        )
+    return f"Cannot listen on {host}:{port}: {error.strerror}. Choose another port with EXCHEQUER_PORT."
+
+
+def run_gateway(host: str, port: int, workers: int, state_dir: Path, say: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT, then drain. CannotRun when the port or the workers cannot be had."""
+    listener = bind(host, port)
+    supervisor = Supervisor(say)
+    supervisor.take_signals()
+    run, logs = state_dir / "run", state_dir / "log"
+    for folder in (run, logs):
+        folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+    pid_file = PidFile(run / "gateway.pid")
+    pid_file.write(os.getpid())
+    argv = [sys.executable, "-m", "governance.ops.gateway_worker", str(listener.fileno())]
+    try:
+        for number in range(1, workers + 1):
+            command = Command(argv, pass_fds=(listener.fileno(),))
+            name = f"gateway worker {number}"
+            worker_pid = PidFile(run / f"gateway-worker-{number}.pid")
+            supervisor.start(
+                Service(
+                    name, command, logs / "gateway.log", stop_seconds=STOP_SECONDS_MAX, pid_file=worker_pid
+                )
+            )
+        supervisor.run()
+    finally:
+        listener.close()  # with the workers' copies gone too, new callers are refused at once
+        supervisor.stop([supervisor.services])
+        pid_file.remove()

@@ -1,0 +1,113 @@
+"""One installation on one machine: its folders, its ports, its process ids; and sweeping up after it."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fcntl import LOCK_EX, LOCK_NB, flock
+from pathlib import Path
+
+from governance.ops.gateway_parent import STOP_SECONDS_MAX
+from governance.ops.processes import PidFile, wait_until
+
+POSTGRES_STOP_SECONDS_MAX = 60.0
+
+
+class AlreadyRunning(Exception):
+    """Another `make up` looks after this state folder."""
+
+
+@dataclass(frozen=True)
+class Installation:
+    """What `make up` runs and where. `environ`: what the operator set, and nothing that we wrote."""
+
+    state_dir: Path
+    host: str
+    port: int
+    workers: int
+    environ: Mapping[str, str]
+
+    @property
+    def console_port(self) -> int:
+        return self.port + 1
+
+    @property
+    def url_host(self) -> str:
+        return "127.0.0.1" if self.host == "0.0.0.0" else self.host  # noqa: S104  nothing is bound here
+
+    @property
+    def demo_env(self) -> Path:
+        return self.state_dir / "demo.env"
+
+    @property
+    def secrets_env(self) -> Path:
+        return self.state_dir / "secrets.env"
+
+    @property
+    def run(self) -> Path:
+        return self.state_dir / "run"
+
+    @property
+    def ready_file(self) -> Path:
+        """Holds the process id of the `up` that is ready, from then until it stops."""
+        return self.run / "ready"
+
+    def pid_file(self, name: str) -> PidFile:
+        return PidFile(self.run / f"{name}.pid")
+
+    def log(self, name: str) -> Path:
+        return self.state_dir / "log" / f"{name}.log"
+
+    def make_folders(self) -> None:
+        for folder in (self.state_dir, self.run, self.state_dir / "log"):
+            if not folder.exists():
+                folder.mkdir(parents=True)
+                folder.chmod(0o755)  # whatever the umask: the servers' user walks through; secrets have 0600
+
+    @contextmanager
+    def only_one(self) -> Iterator[None]:
+        """Hold this installation. AlreadyRunning while another process does; the kernel frees it at death."""
+        self.make_folders()
+        with (self.run / "up.lock").open("w") as lock:
+            try:
+                flock(lock, LOCK_EX | LOCK_NB)
+            except BlockingIOError:
+                raise AlreadyRunning from None
+            yield
+
+
+def this_installation() -> Installation:
+    """From the environment: EXCHEQUER_STATE_DIR, EXCHEQUER_HOST, EXCHEQUER_PORT, WORKERS."""
+    from django.conf import settings
+
+    return Installation(
+        state_dir=settings.STATE_DIR.resolve(),
+        host=os.environ.get("EXCHEQUER_HOST", "127.0.0.1"),
+        port=int(os.environ.get("EXCHEQUER_PORT") or 8000),
+        workers=int(os.environ.get("WORKERS") or 1),
+        environ=dict(os.environ),
+    )
+
+
+def stop_leftovers(installation: Installation, say: Callable[[str], None]) -> None:
+    """Stop what a killed `up` left behind: the gateway first, PostgreSQL last. Call it inside only_one()."""
+    names = sorted(path.stem for path in installation.run.glob("*.pid"))
+    last = [name for name in ("valkey", "postgres") if name in names]
+    first = [name for name in names if name.startswith("gateway")]
+    middle = [name for name in names if name not in (*first, *last)]
+    groups: list[list[str]] = [first, middle, *([name] for name in last)]
+    for group in groups:
+        files = [installation.pid_file(name) for name in group]
+        left = [file for file in files if file.signal(signal.SIGTERM)]
+        if left:
+            say(f"Stopping what is left of an earlier run: {', '.join(file.path.stem for file in left)}")
+        if "postgres" in group:
+            files[0].signal(signal.SIGINT)  # SIGTERM alone would wait for its last client
+        seconds = POSTGRES_STOP_SECONDS_MAX if "postgres" in group else STOP_SECONDS_MAX
+        if not wait_until(lambda left=left: all(file.running() is None for file in left), seconds):  # type: ignore[misc]
+            for file in left:
+                file.signal(signal.SIGKILL)
+        for file in files:
+            file.remove()
+    installation.ready_file.unlink(missing_ok=True)
