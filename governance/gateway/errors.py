@@ -129,11 +129,19 @@ SETTINGS_STALE = Refusal(
     "to Claude. Try again in a few seconds.",
     retry_after(2),
 )
+SETTINGS_MOVED = Refusal(
+    503,
+    "api_error",
+    "settings_moved",
+    "A budget of this key was closed a moment ago. Try again in a second.",
+    retry_after(1),
+)
 LEDGER_UNAVAILABLE = Refusal(
     503,
     "api_error",
     "ledger_unavailable",
-    "Exchequer cannot write its ledger at the moment, so nothing was sent to Claude. Try again in a few seconds.",
+    "Exchequer cannot write its ledger at the moment, so nothing was sent to Claude. Try again in a few "
+    "seconds.",
     retry_after(2),
 )
 BACKLOG_FULL = Refusal(
@@ -179,6 +187,9 @@ UPSTREAM_TIMEOUT = Refusal(
     "upstream_timeout",
     "The Claude API did not answer in time. The call may have been billed, so its worst case was charged.",
 )
+UPSTREAM_NO_ANSWER = Refusal(
+    504, "timeout_error", "upstream_timeout", "The Claude API did not answer in time. Nothing was charged."
+)
 UPSTREAM_REDIRECT = Refusal(
     502,
     "api_error",
@@ -204,7 +215,8 @@ def not_found(path: str) -> Refusal:
         404,
         "not_found_error",
         "no_such_path",
-        f"Exchequer does not serve {path[:100]}. It serves /v1/messages, /v1/messages/count_tokens and /v1/models.",
+        f"Exchequer does not serve {path[:100]}. It serves /v1/messages, /v1/messages/count_tokens and "
+        "/v1/models.",
     )
 
 

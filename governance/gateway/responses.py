@@ -11,6 +11,7 @@ class GatewayResponse(HttpResponseBase):
     """A response whose headers are already wire bytes: either a whole `body`, or a `stream` of chunks.
 
     `after` runs once the response has left or can no longer leave: settling a call keeps nobody waiting.
+    A stream that sets `complete` to False is cut off instead of ended.
     """
 
     streaming = False
@@ -28,3 +29,4 @@ class GatewayResponse(HttpResponseBase):
         self.body = body
         self.stream = stream
         self.after = after
+        self.complete = True

@@ -61,7 +61,7 @@ class LookupsBusy(Exception):
 @dataclass(frozen=True, slots=True)
 class TenantSnapshot:
     """A tenant's settings at one version. `upstream_headers` carry the credential its calls are made with;
-    empty when there is none. `book` has its contract prices."""
+    empty when there is none. `book` has its contract prices; `list_book` has not."""
 
     id: int
     name: str
@@ -70,6 +70,7 @@ class TenantSnapshot:
     budgets: tuple[BudgetTerms, ...]
     has_wall: bool
     book: PriceBook
+    list_book: PriceBook
     upstream_headers: tuple[tuple[str, str], ...]
 
 
@@ -216,6 +217,7 @@ class SnapshotStore:
                 budgets=tuple(terms),
                 has_wall=has_tenant_wall(terms),
                 book=book.with_contract(await load_contract_rates_async(connection, tenant_id)),
+                list_book=book,
                 upstream_headers=self._upstream_headers(await _all(connection, LOAD_CREDENTIALS, tenant_id)),
             )
             if book is self._book:

@@ -1,0 +1,148 @@
+"""Money before bytes: hold the worst case on every budget that covers the call, or say which one refuses."""
+
+from datetime import datetime
+
+import psycopg
+
+from governance.budgets.periods import BudgetClosed
+from governance.budgets.terms import BudgetTerms
+from governance.core.clock import utcnow
+from governance.core.ids import uuid7
+from governance.core.money import format_usd
+from governance.core.periods import Period
+from governance.desk.items import DeskUnavailable, Held, PlaceHold, Refused
+from governance.desk.memo import make_memo
+from governance.gateway import errors
+from governance.gateway.attempt import Attempt
+from governance.gateway.charging import Promise
+from governance.gateway.errors import DO_NOT_RETRY, CallRefused, Refusal, retry_after
+from governance.gateway.exchange import Exchange
+from governance.gateway.responses import Headers
+
+PERIOD_TRIES_MAX = 3
+"""A period may end while a call is being admitted, by a database clock that is not ours."""
+HELD_RETRY_SECONDS = 2
+
+
+async def hold(exchange: Exchange, promise: Promise) -> Attempt:
+    """Place the hold; when this returns, the call may go upstream. CallRefused otherwise."""
+    gateway, key = exchange.gateway, exchange.key
+    assert key is not None
+    if not key.tenant.has_wall:
+        raise errors.forbidden(
+            "no_budget",
+            f"{key.tenant.name} has no hard budget, so nothing may be spent. An administrator can set one: "
+            "manage.py set_budget --scope tenant.",
+        )
+    if gateway.desk.unsettled > gateway.limits.settle_backlog_max:
+        raise CallRefused(errors.BACKLOG_FULL)
+    memo = _memo(exchange, promise)
+    for _ in range(PERIOD_TRIES_MAX):
+        period_ids = await _periods(exchange, key.budgets)
+        order = PlaceHold(uuid7(), key.tenant.id, period_ids, promise.held_nanos, promise.book.version, memo)
+        try:
+            answer = await gateway.desk.place_hold(order)
+        except DeskUnavailable:
+            raise CallRefused(errors.LEDGER_UNAVAILABLE) from None
+        if isinstance(answer, Held):
+            exchange.held_ms = exchange.elapsed_ms()
+            return Attempt(exchange, order.id, period_ids, promise)
+        if not answer.closed:
+            budget, period = gateway.periods.describe(answer.period_id)
+            raise CallRefused(budget_refusal(answer, budget, period, promise.held_nanos, utcnow()))
+        gateway.periods.forget(answer.period_id)
+    raise CallRefused(errors.LEDGER_UNAVAILABLE)
+
+
+async def _periods(exchange: Exchange, budgets: tuple[BudgetTerms, ...]) -> tuple[int, ...]:
+    gateway = exchange.gateway
+    known = gateway.periods.known(budgets, utcnow())
+    if known is not None:
+        return known
+    try:
+        async with gateway.store.connection() as connection:
+            return await gateway.periods.ensure(connection, budgets)
+    except (psycopg.Error, TimeoutError):
+        raise CallRefused(errors.LEDGER_UNAVAILABLE) from None
+    except BudgetClosed:
+        raise CallRefused(errors.SETTINGS_MOVED) from None
+
+
+def _memo(exchange: Exchange, promise: Promise) -> str:
+    key, request = exchange.key, exchange.request
+    assert key is not None and request is not None
+    return make_memo(
+        call_id=exchange.id,
+        key_id=key.id,
+        team_id=key.team_id,
+        endpoint=exchange.endpoint,
+        requested_model=exchange.requested_model,
+        stream=request.stream,
+        max_tokens=promise.max_tokens,
+        tags=exchange.tags,
+        end_user=exchange.end_user,
+        session=exchange.session,
+        credential_id=None,
+        bound=exchange.bound or "bounded",
+        list_nanos=promise.list_nanos,
+    )
+
+
+def budget_refusal(
+    refused: Refused, budget: BudgetTerms, period: Period, needed_nanos: int, now: datetime
+) -> Refusal:
+    """A 429 in the shape that Claude Code shows verbatim. All figures are of one locked read.
+
+    `budget_held`: it will fit when calls in flight have ended. `budget_exhausted`: not in this period.
+    """
+    figures = (
+        f"This call could cost up to {format_usd(needed_nanos)}; the budget “{budget.name}” has "
+        f"{format_usd(max(refused.left_nanos, 0))} left of {format_usd(refused.limit_nanos)} "
+        f"({format_usd(refused.spent_nanos)} spent, {format_usd(refused.held_nanos)} held for calls in flight). "
+    )
+    if needed_nanos <= refused.limit_nanos - refused.spent_nanos:
+        return Refusal(
+            429,
+            "billing_error",
+            "budget_held",
+            figures
+            + "It will fit once calls in flight have ended: try again in a few seconds, or ask for fewer "
+            "max_tokens.",
+            retry_after(HELD_RETRY_SECONDS),
+        )
+    resets = budget.period != "total"
+    when = f"It resets on {period.ends_at:%Y-%m-%d at %H:%M} UTC. " if resets else "It does not reset. "
+    advice = (
+        "Ask your administrator for a higher limit."
+        if needed_nanos > refused.limit_nanos or refused.left_nanos <= 0
+        else "Ask for fewer max_tokens or a cheaper model, or ask your administrator for a higher limit."
+    )
+    return Refusal(
+        429,
+        "billing_error",
+        "budget_exhausted",
+        figures + when + advice,
+        _exhausted_headers(budget, period, now),
+    )
+
+
+def _exhausted_headers(budget: BudgetTerms, period: Period, now: datetime) -> Headers:
+    """anthropic-ratelimit-unified-*, as Claude Code reads them for a spend cap."""
+    unified = {
+        b"status": b"rejected",
+        b"overage-utilization": b"1",
+        b"overage-surpassed-threshold": b"1",
+        b"overage-disabled-reason": b"org_spend_cap_reached",
+    }
+    named = {"day": b"daily", "week": b"weekly", "month": b"monthly"}.get(budget.period)
+    if named:
+        unified[b"overage-period"] = named
+    if budget.scope != "key":
+        unified[b"overage-scope"] = b"group_pool"
+    headers = [*DO_NOT_RETRY]
+    if budget.period != "total":
+        reset = b"%d" % int(period.ends_at.timestamp())
+        unified[b"reset"] = unified[b"overage-reset"] = reset
+        headers.append((b"retry-after", b"%d" % max(1, int((period.ends_at - now).total_seconds()) + 1)))
+    headers += [(b"anthropic-ratelimit-unified-" + name, value) for name, value in unified.items()]
+    return headers

@@ -1,0 +1,131 @@
+"""The gateway's ASGI application: a lean handler for the proxy paths, beside the console's stock Django.
+
+It resolves the path, calls the DRF view and writes its response. There is no middleware chain, no signal,
+no thread and no ORM, on purpose: the stock handler costs ten times as much and a thread per open stream.
+
+    uvicorn governance.gateway.asgi:application --lifespan on --ws none --no-access-log
+"""
+
+import asyncio
+import io
+import logging
+import os
+from typing import Any
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "governance.settings")
+
+import django
+
+django.setup()
+
+from django.conf import settings  # noqa: E402
+from django.core.handlers.asgi import ASGIRequest  # noqa: E402
+from django.urls import Resolver404, get_resolver  # noqa: E402
+
+from governance.gateway import errors, logs  # noqa: E402
+from governance.gateway.body import ClientLeft  # noqa: E402
+from governance.gateway.errors import CallRefused  # noqa: E402
+from governance.gateway.exchange import Exchange  # noqa: E402
+from governance.gateway.gateway import Gateway  # noqa: E402
+from governance.gateway.responses import GatewayResponse  # noqa: E402
+
+log = logging.getLogger(__name__)
+
+
+class GatewayHandler:
+    """One per process. `gateway` is there between lifespan startup and shutdown."""
+
+    def __init__(self) -> None:
+        self.gateway: Gateway | None = None
+        self._resolver = get_resolver("governance.gateway.urls")
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            await self._serve(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._live(receive, send)
+        else:
+            raise ValueError(f"The gateway does not speak {scope['type']}.")
+
+    async def _live(self, receive: Any, send: Any) -> None:
+        """Start and stop with the server. A failed start is loud: the server exits."""
+        await receive()
+        try:
+            self.gateway = Gateway.from_settings(settings)
+            await self.gateway.start()
+        except Exception as error:
+            log.exception("The gateway cannot start.")
+            if self.gateway is not None:
+                await self.gateway.stop()
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self.gateway.stop()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
+        assert self.gateway is not None
+        exchange = Exchange(self.gateway, scope, receive)
+        try:
+            try:
+                response = await self._respond(exchange, scope)
+            except ClientLeft:
+                self.gateway.metrics.calls["cut", "client_left"] += 1
+                return
+            try:
+                if response.stream is None:
+                    await _send_whole(response, send)
+                else:
+                    await _send_stream(exchange, response, receive, send)
+            finally:
+                if response.after is not None:
+                    response.after()
+        finally:
+            exchange.release()
+
+    async def _respond(self, exchange: Exchange, scope: Any) -> GatewayResponse:
+        try:
+            exchange.read_headers(scope)
+            match = self._resolver.resolve(scope["path"])
+        except CallRefused as error:
+            return exchange.gateway.refuse(exchange, error.refusal)
+        except Resolver404:
+            return exchange.gateway.refuse(exchange, errors.not_found(scope["path"]))
+        request: Any = ASGIRequest(scope, io.BytesIO())
+        request.exchange = exchange
+        response: GatewayResponse = await match.func(request, **match.kwargs)
+        return response
+
+
+async def _send_whole(response: GatewayResponse, send: Any) -> None:
+    await send(
+        {"type": "http.response.start", "status": response.status_code, "headers": response.wire_headers}
+    )
+    await send({"type": "http.response.body", "body": response.body})
+
+
+async def _send_stream(exchange: Exchange, response: GatewayResponse, receive: Any, send: Any) -> None:
+    """Write chunks as they come, and notice at once when the client leaves.
+
+    Leaving cancels nothing: it sets `client_left` and tells the stream, which ends by itself. So there is no
+    moment, not even while the response is finishing, in which a cancellation could hit the settling.
+    """
+    stream = response.stream
+    assert stream is not None
+    watcher = asyncio.ensure_future(receive())
+    watcher.add_done_callback(lambda done: None if done.cancelled() else exchange.leave())
+    try:
+        await send(
+            {"type": "http.response.start", "status": response.status_code, "headers": response.wire_headers}
+        )
+        async for chunk in stream:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        if response.complete:
+            await send({"type": "http.response.body"})
+    finally:
+        watcher.cancel()
+
+
+logs.configure(os.environ.get("EXCHEQUER_LOG_LEVEL", "INFO"))
+application = GatewayHandler()

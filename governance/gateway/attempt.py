@@ -1,0 +1,170 @@
+"""One try upstream: it owns a hold, and sees to it that the hold is resolved exactly once.
+
+`charge`, `void` and nothing else end it. Both only queue a settlement on the desk, which keeps it until it
+is durable: no await, so neither a disconnect nor a cancellation can come between.
+"""
+
+import logging
+from dataclasses import replace
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import msgspec
+
+from governance.calls.models import Outcome
+from governance.calls.records import AttemptRecord
+from governance.core.usage import Pass, total_usage
+from governance.desk.items import Settlement, Shrink
+from governance.gateway import call_record
+from governance.gateway.charging import Charge, Promise
+
+if TYPE_CHECKING:
+    from governance.gateway.exchange import Exchange
+
+log = logging.getLogger(__name__)
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Attempt:
+    """A committed hold and what became of it. `promise` shrinks with the hold."""
+
+    __slots__ = (
+        "exchange",
+        "first_byte_ms",
+        "hold_id",
+        "period_ids",
+        "promise",
+        "resolved",
+        "sent_monotonic",
+        "upstream_request_id",
+        "upstream_status",
+    )
+
+    def __init__(
+        self, exchange: "Exchange", hold_id: UUID, period_ids: tuple[int, ...], promise: Promise
+    ) -> None:
+        self.exchange = exchange
+        self.hold_id = hold_id
+        self.period_ids = period_ids
+        self.promise = promise
+        self.resolved = False
+        self.sent_monotonic = monotonic()
+        self.upstream_status: int | None = None
+        self.upstream_request_id: str | None = None
+        self.first_byte_ms: int | None = None
+
+    def began(self, status: int, request_id: str | None) -> None:
+        """Upstream's response headers are there."""
+        self.upstream_status = status
+        self.upstream_request_id = request_id and request_id[:128]
+        self.first_byte_ms = int((monotonic() - self.sent_monotonic) * 1000)
+        self.exchange.first_byte_ms = self.exchange.elapsed_ms()
+        self.exchange.gateway.metrics.upstream_began(self.first_byte_ms)
+
+    def shrink(self, amount_nanos: int) -> None:
+        """Give back what is certainly not needed. From here on the smaller amount is what counts: should the
+        desk settle first, a cost above it is checked against the hold as it stands in the database."""
+        self.promise = replace(self.promise, held_nanos=amount_nanos)
+        self.exchange.gateway.desk.shrink(Shrink(self.hold_id, amount_nanos))
+
+    def charge(self, charge: Charge, *, outcome: str, status: int, reason: str, content: bytes = b"") -> None:
+        """Resolve the hold with a charge. `content`: the reply's raw content, for its fingerprint."""
+        if self.resolved:
+            return
+        self.resolved = True
+        gateway = self.exchange.gateway
+        for model in charge.unknown_models:
+            gateway.warn_once(
+                f"unknown model {model}", "No price is known for %s; the dearest is charged.", model
+            )
+        attempt = self._record(charge)
+        call = call_record.of_attempt(self.exchange, attempt, outcome, status, reason, content)
+        gateway.settle(
+            Settlement.charge(
+                hold_id=self.hold_id,
+                basis=charge.basis,
+                held_nanos=self.promise.held_nanos,
+                period_ids=self.period_ids,
+                attempt=attempt,
+                call=call,
+                reason=charge.why or "usage",
+            ),
+            call,
+        )
+
+    def void(self, proof: str, *, status: int, reason: str) -> None:
+        """Resolve the hold for nothing. `proof` says why nothing can have been billed."""
+        if self.resolved:
+            return
+        self.resolved = True
+        attempt = self._record(None)
+        attempt.error = proof[:256]
+        call = call_record.of_attempt(self.exchange, attempt, Outcome.FAILED, status, reason, b"")
+        self.exchange.gateway.settle(
+            Settlement.void(
+                hold_id=self.hold_id,
+                held_nanos=self.promise.held_nanos,
+                period_ids=self.period_ids,
+                attempt=attempt,
+                call=call,
+                reason=proof[:256],
+            ),
+            call,
+        )
+
+    def _record(self, charge: Charge | None) -> AttemptRecord:
+        exchange = self.exchange
+        assert exchange.key is not None
+        record = AttemptRecord(
+            id=self.hold_id,
+            call_id=exchange.id,
+            tenant_id=exchange.key.tenant.id,
+            key_id=exchange.key.id,
+            requested_model=exchange.requested_model,
+            held_nanos=self.promise.held_nanos,
+            cost_nanos=charge.cost_nanos if charge else 0,
+            list_nanos=charge.list_nanos if charge else 0,
+            price_version=self.promise.book.version,
+            upstream_status=self.upstream_status,
+            upstream_request_id=self.upstream_request_id,
+            first_byte_ms=self.first_byte_ms,
+            duration_ms=int((monotonic() - self.sent_monotonic) * 1000),
+        )
+        if charge is not None:
+            record.basis = charge.basis
+            record.usage_source = charge.usage_source
+            record.cost_by_meter = _encode(charge.by_meter).decode()
+            record.stop_reason = charge.stop_reason and charge.stop_reason[:64]
+            record.error = charge.why
+            if charge.passes:
+                _write_usage(record, charge.passes)
+        return record
+
+
+def _write_usage(record: AttemptRecord, passes: tuple[Pass, ...]) -> None:
+    usage = total_usage(passes) if len(passes) > 1 else passes[0].usage
+    served = passes[0]
+    record.served_model = served.model[:128]
+    record.service_tier = served.service_tier
+    record.speed = served.speed
+    record.inference_geo = served.inference_geo[:32] or None
+    record.input_tokens = usage.input_tokens
+    record.cache_creation_5m_tokens = usage.cache_creation_5m_tokens
+    record.cache_creation_1h_tokens = usage.cache_creation_1h_tokens
+    record.cache_read_input_tokens = usage.cache_read_input_tokens
+    record.output_tokens = usage.output_tokens
+    record.web_search_requests = usage.web_search_requests
+    if len(passes) > 1:
+        record.passes = _encode([_pass_row(each) for each in passes]).decode()
+
+
+def _pass_row(served: Pass) -> dict[str, Any]:
+    return {
+        "model": served.model,
+        "speed": served.speed,
+        "service_tier": served.service_tier,
+        "inference_geo": served.inference_geo,
+        "units": served.usage.units,
+    }

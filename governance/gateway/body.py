@@ -1,0 +1,151 @@
+"""Reading a request's body: capped in size, in time, in memory over all requests, and when decompressed."""
+
+import asyncio
+import zlib
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from governance.gateway.errors import CallRefused, Refusal, invalid, retry_after
+
+RATIO_MAX = 100
+"""A body may grow this much when it is decompressed. JSON of a real conversation grows about tenfold."""
+DECODED_BYTES_FREE = 64 * 1024
+"""What any body may decompress to, whatever the ratio."""
+
+type Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+
+class ClientLeft(Exception):
+    """The client closed its connection before it had sent its request."""
+
+
+class BodyBudget:
+    """Bytes of request bodies in this process's memory, in all and per tenant."""
+
+    def __init__(self, bytes_max: int, tenant_bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._tenant_bytes_max = tenant_bytes_max
+        self._in_all = 0
+        self._of_tenant: dict[int, int] = {}
+
+    def take(self, tenant_id: int, size: int) -> None:
+        """CallRefused when it does not fit."""
+        mine = self._of_tenant.get(tenant_id, 0) + size
+        if mine > self._tenant_bytes_max:
+            raise CallRefused(
+                Refusal(
+                    429,
+                    "rate_limit_error",
+                    "tenant_body_bytes",
+                    "Your organisation is sending more large requests at once than this gateway keeps in "
+                    "memory. Try again when some have finished.",
+                    retry_after(2),
+                    close=True,
+                )
+            )
+        if self._in_all + size > self._bytes_max:
+            raise CallRefused(
+                Refusal(
+                    503,
+                    "overloaded_error",
+                    "body_bytes",
+                    "This gateway has no memory left for request bodies. Try again in a few seconds.",
+                    retry_after(2),
+                    close=True,
+                )
+            )
+        self._of_tenant[tenant_id] = mine
+        self._in_all += size
+
+    def give_back(self, tenant_id: int, size: int) -> None:
+        self._in_all -= size
+        left = self._of_tenant.get(tenant_id, 0) - size
+        if left > 0:
+            self._of_tenant[tenant_id] = left
+        else:
+            self._of_tenant.pop(tenant_id, None)
+
+    @property
+    def in_flight(self) -> int:
+        return self._in_all
+
+
+async def read_body(
+    receive: Receive, declared: int | None, *, bytes_max: int, seconds_max: float, take: Callable[[int], None]
+) -> bytes:
+    """The body as sent. CallRefused 413 or 408; ClientLeft. `take` sees each size before it is kept."""
+    if declared is not None:
+        if declared > bytes_max:
+            raise CallRefused(_too_large(bytes_max, close=False))
+        take(declared)
+    parts: list[bytes] = []
+    size, reserved = 0, declared or 0
+    try:
+        async with asyncio.timeout(seconds_max):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientLeft
+                part: bytes = message.get("body", b"")
+                size += len(part)
+                if size > bytes_max:
+                    raise CallRefused(_too_large(bytes_max, close=True))
+                if size > reserved:
+                    take(size - reserved)
+                    reserved = size
+                parts.append(part)
+                if not message.get("more_body"):
+                    return parts[0] if len(parts) == 1 else b"".join(parts)
+    except TimeoutError:
+        raise CallRefused(
+            Refusal(
+                408,
+                "timeout_error",
+                "body_too_slow",
+                f"The request body did not arrive within {seconds_max:g} seconds.",
+                close=True,
+            )
+        ) from None
+
+
+def decoded(body: bytes, encoding: bytes, *, bytes_max: int) -> bytes:
+    """The body without its content-encoding. CallRefused: 415 for one we do not open, 413 for a bomb."""
+    if encoding in (b"", b"identity"):
+        return body
+    if encoding not in (b"gzip", b"x-gzip", b"deflate"):
+        raise invalid(
+            "body_encoding",
+            f"The content-encoding {encoding.decode('ascii', 'replace')[:40]} is not supported; send gzip, "
+            "deflate or no content-encoding.",
+            status=415,
+        )
+    limit = min(bytes_max, max(len(body) * RATIO_MAX, DECODED_BYTES_FREE))
+    inflate = zlib.decompressobj(zlib.MAX_WBITS | 32)
+    try:
+        plain = inflate.decompress(body, limit + 1)
+    except zlib.error:
+        raise invalid(
+            "body_encoding", f"The body is not valid {encoding.decode()}, as its content-encoding says."
+        ) from None
+    if len(plain) > limit:
+        raise CallRefused(
+            Refusal(
+                413,
+                "request_too_large",
+                "body_too_large_decoded",
+                f"The body decompresses to more than {limit:,} bytes. Send it uncompressed.",
+            )
+        )
+    if not inflate.eof:
+        raise invalid("body_encoding", f"The {encoding.decode()} body ends too early.")
+    return plain
+
+
+def _too_large(bytes_max: int, *, close: bool) -> Refusal:
+    return Refusal(
+        413,
+        "request_too_large",
+        "body_too_large",
+        f"The request body is larger than {bytes_max:,} bytes, the most that the Claude API takes.",
+        close=close,
+    )

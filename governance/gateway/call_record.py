@@ -1,0 +1,54 @@
+"""The row that each client request leaves: see calls/models.Call for what the columns mean."""
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from governance.calls.records import AttemptRecord, CallRecord
+
+if TYPE_CHECKING:
+    from governance.gateway.exchange import Exchange
+
+_encode = msgspec.json.Encoder().encode
+
+
+def of_call(exchange: "Exchange", outcome: str, status: int, reason: str) -> CallRecord:
+    """The row of a call that took no hold. The caller's key must be known."""
+    key, request, inbound = exchange.key, exchange.request, exchange.inbound
+    assert key is not None
+    return CallRecord(
+        id=exchange.id,
+        tenant_id=key.tenant.id,
+        team_id=key.team_id,
+        key_id=key.id,
+        tags=_encode(exchange.tags).decode(),
+        end_user=exchange.end_user,
+        session=exchange.session,
+        user_agent=inbound.user_agent,
+        traceparent=inbound.traceparent,
+        endpoint=exchange.endpoint,
+        requested_model=exchange.requested_model,
+        stream=request.stream if request else False,
+        outcome=outcome,
+        status=status,
+        reason=reason,
+        bound=exchange.bound,
+        decision=_encode(exchange.decision).decode(),
+        held_ms=exchange.held_ms,
+        first_byte_ms=exchange.first_byte_ms,
+        duration_ms=exchange.elapsed_ms(),
+    )
+
+
+def of_attempt(
+    exchange: "Exchange", attempt: AttemptRecord, outcome: str, status: int, reason: str, content: bytes
+) -> CallRecord:
+    """The row of a call whose only attempt this was. `content`: the reply's raw content, if it was read."""
+    call = of_call(exchange, outcome, status, reason)
+    call.served_model = attempt.served_model
+    call.attempts = 1
+    call.held_nanos = attempt.held_nanos
+    call.cost_nanos = call.baseline_nanos = attempt.cost_nanos
+    call.list_nanos = attempt.list_nanos
+    call.price_version = attempt.price_version
+    return call

@@ -1,0 +1,131 @@
+"""One client request on its way through the gateway: what is known of it so far."""
+
+from collections.abc import Callable
+from datetime import datetime
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from governance.core.clock import utcnow
+from governance.core.ids import uuid7
+from governance.gateway.body import Receive, decoded, read_body
+from governance.gateway.inbound import Inbound, read_headers
+from governance.gateway.snapshot import KeySnapshot
+
+if TYPE_CHECKING:
+    from governance.gateway.gateway import Gateway
+    from governance.gateway.request import MessagesRequest
+
+
+class Exchange:
+    """Made when a request's headers are there, dropped when its call is settled.
+
+    Filled in by the pipeline from top to bottom. `client_left` may become True at any await.
+    """
+
+    __slots__ = (
+        "body",
+        "body_bytes_taken",
+        "bound",
+        "client_left",
+        "decision",
+        "endpoint",
+        "first_byte_ms",
+        "gateway",
+        "held_ms",
+        "id",
+        "inbound",
+        "key",
+        "method",
+        "on_leave",
+        "path",
+        "query",
+        "receive",
+        "request",
+        "started_at",
+        "started_monotonic",
+        "tags",
+    )
+
+    def __init__(self, gateway: "Gateway", scope: Any, receive: Receive) -> None:
+        self.gateway = gateway
+        self.receive = receive
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
+        self.query: str = scope["query_string"].decode("ascii", "replace")
+        self.id: UUID = uuid7()
+        self.started_at: datetime = utcnow()
+        self.started_monotonic = monotonic()
+        self.inbound = Inbound()
+        self.endpoint = self.path[:32]
+        self.key: KeySnapshot | None = None
+        self.body = b""
+        self.body_bytes_taken = 0
+        self.request: MessagesRequest | None = None
+        self.tags: dict[str, str] = {}
+        self.decision: dict[str, Any] = {}
+        self.bound: str | None = None
+        self.held_ms: int | None = None
+        self.first_byte_ms: int | None = None
+        self.client_left = False
+        self.on_leave: Callable[[], None] | None = None
+
+    def read_headers(self, scope: Any) -> None:
+        """CallRefused for headers that cannot be read."""
+        self.inbound = read_headers(scope["headers"])
+
+    async def read_body(self) -> None:
+        """Read, cap and decompress the body of an authenticated caller."""
+        gateway = self.gateway
+        limits = gateway.limits
+        raw = await read_body(
+            self.receive,
+            self.inbound.content_length,
+            bytes_max=limits.body_bytes_max,
+            seconds_max=limits.body_seconds_max,
+            take=self._take,
+        )
+        self.body = decoded(raw, self.inbound.content_encoding, bytes_max=limits.body_bytes_max)
+        if len(self.body) > self.body_bytes_taken:
+            self._take(len(self.body) - self.body_bytes_taken)
+
+    def _take(self, size: int) -> None:
+        assert self.key is not None
+        self.gateway.body_budget.take(self.key.tenant.id, size)
+        self.body_bytes_taken += size
+
+    def release(self) -> None:
+        """Give back what the request's body took."""
+        if self.body_bytes_taken and self.key is not None:
+            self.gateway.body_budget.give_back(self.key.tenant.id, self.body_bytes_taken)
+            self.body_bytes_taken = 0
+
+    def elapsed_ms(self) -> int:
+        """Since the request's headers were read."""
+        return int((monotonic() - self.started_monotonic) * 1000)
+
+    def leave(self) -> None:
+        """The client is gone."""
+        self.client_left = True
+        if self.on_leave is not None:
+            self.on_leave()
+
+    @property
+    def requested_model(self) -> str | None:
+        """What the client asked for, once its body was read."""
+        return self.request.model[:128] if self.request else None
+
+    @property
+    def end_user(self) -> str | None:
+        """The caller's own user, as the body's metadata names it."""
+        user_id = self.request.user_id if self.request else None
+        return user_id and user_id[:256]
+
+    @property
+    def session(self) -> str | None:
+        return self.inbound.session
+
+    @property
+    def decision_text(self) -> str:
+        """The header `exchequer-decision`: what was decided beside letting the call pass."""
+        return "; ".join(("allowed", *(f"{name}={value}" for name, value in self.decision.items())))

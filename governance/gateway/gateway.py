@@ -1,0 +1,203 @@
+"""What one gateway process is made of, how it starts, and how it stops without losing a call."""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+from governance.budgets.periods import PeriodRows
+from governance.calls.models import Outcome
+from governance.calls.records import CallRecord
+from governance.core.money import NANOS_PER_USD
+from governance.desk.desk import Desk
+from governance.desk.items import Settlement
+from governance.desk.sweeper import Sweeper
+from governance.gateway import call_record
+from governance.gateway.body import BodyBudget
+from governance.gateway.errors import Refusal, envelope
+from governance.gateway.exchange import Exchange
+from governance.gateway.metrics import Metrics
+from governance.gateway.responses import GatewayResponse
+from governance.gateway.snapshot import SnapshotStore
+from governance.gateway.upstream import Upstream
+
+log = logging.getLogger(__name__)
+
+PUBLISH_SECONDS = 1.0
+STOP_GRACE_SECONDS = 10.0
+OPEN_HOLDS = """
+SELECT count(*), coalesce(sum(amount_nanos), 0),
+       coalesce(extract(epoch FROM exchequer_now() - min(placed_at)), 0)::float8
+FROM ledger_hold
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Operator settings that the call path checks."""
+
+    body_bytes_max: int
+    body_seconds_max: float
+    settle_backlog_max: int
+
+
+class Gateway:
+    """One per process; made by `from_settings`, alive between `start` and `stop`."""
+
+    def __init__(
+        self,
+        *,
+        desk: Desk,
+        sweeper: Sweeper,
+        store: SnapshotStore,
+        upstream: Upstream,
+        body_budget: BodyBudget,
+        limits: Limits,
+    ) -> None:
+        self.desk = desk
+        self.sweeper = sweeper
+        self.store = store
+        self.upstream = upstream
+        self.body_budget = body_budget
+        self.limits = limits
+        self.periods = PeriodRows()
+        self.metrics = Metrics()
+        self._warned: set[str] = set()
+        self._publisher: asyncio.Task[None] | None = None
+
+    @classmethod
+    def from_settings(cls, settings: Any) -> "Gateway":
+        """A gateway of these Django settings, not started yet."""
+        key = settings.ANTHROPIC_API_KEY
+        desk = Desk(
+            settings.DATABASE_URL,
+            f"{socket.gethostname()}:{os.getpid()}",
+            on_fatal=_exit_worker,
+            transaction_timeout_seconds=settings.DESK_TRANSACTION_TIMEOUT_SECONDS,
+            lock_timeout_seconds=settings.DESK_LOCK_TIMEOUT_SECONDS,
+        )
+        return cls(
+            desk=desk,
+            sweeper=Sweeper(
+                desk,
+                settings.DATABASE_URL,
+                heartbeat_seconds=settings.LEASE_HEARTBEAT_SECONDS,
+                stale_seconds=settings.LEASE_STALE_SECONDS,
+            ),
+            store=SnapshotStore(settings.DATABASE_URL, (("x-api-key", key),) if key else ()),
+            upstream=Upstream(
+                settings.ANTHROPIC_BASE_URL,
+                total_seconds_max=settings.GATEWAY_UPSTREAM_SECONDS_MAX,
+                idle_seconds_max=settings.GATEWAY_STREAM_IDLE_SECONDS_MAX,
+            ),
+            body_budget=BodyBudget(
+                settings.GATEWAY_BODY_BYTES_IN_FLIGHT_MAX, settings.GATEWAY_BODY_BYTES_PER_TENANT_MAX
+            ),
+            limits=Limits(
+                settings.GATEWAY_BODY_BYTES_MAX,
+                settings.GATEWAY_BODY_SECONDS_MAX,
+                settings.GATEWAY_SETTLE_BACKLOG_MAX,
+            ),
+        )
+
+    # --- life -------------------------------------------------------------------------------------
+    async def start(self) -> None:
+        """Connect everything. Raises, with a sentence, when the database or the prices are not there."""
+        await self.upstream.start()
+        await self.store.start()
+        await self.desk.start()
+        self.sweeper.start()
+        self._publisher = asyncio.create_task(self._publish(), name="metrics")
+
+    async def stop(self) -> None:
+        """Called when every reply has left: write what is queued, then close. The ledger goes last."""
+        if self._publisher:
+            self._publisher.cancel()
+        await self.sweeper.stop()
+        await self.upstream.stop()
+        await self.store.stop()
+        await self.desk.stop(STOP_GRACE_SECONDS)
+
+    @property
+    def trouble(self) -> list[str]:
+        """Why this worker should get no calls; empty when it is ready."""
+        why = []
+        if not self.desk.healthy:
+            why.append("The ledger cannot be written.")
+        if not self.store.fresh:
+            why.append("Settings cannot be compared with the database.")
+        return why
+
+    # --- what the call path hands over --------------------------------------------------------------
+    def refuse(self, exchange: Exchange, refusal: Refusal) -> GatewayResponse:
+        """Count the refusal, record it where the tenant is known, and put it in the envelope."""
+        self.metrics.calls[Outcome.REFUSED, refusal.reason] += 1
+        if exchange.key is not None:
+            call = call_record.of_call(exchange, Outcome.REFUSED, refusal.status, refusal.reason)
+            self._watch(self.desk.record(call))
+        return envelope(refusal, str(exchange.id))
+
+    def record(self, call: CallRecord) -> None:
+        """Count and record a call that took no hold and was not refused."""
+        self.metrics.calls[call.outcome, call.reason] += 1
+        self._watch(self.desk.record(call))
+
+    def settle(self, settlement: Settlement, call: CallRecord) -> None:
+        """Count the call and put its settlement on the desk."""
+        self.metrics.calls[call.outcome, call.reason] += 1
+        self._watch(self.desk.settle(settlement))
+
+    def warn_once(self, key: str, message: str, *arguments: object) -> None:
+        """Log what needs a person, once per process."""
+        if key not in self._warned and len(self._warned) < 1000:
+            self._warned.add(key)
+            log.warning(message, *arguments)
+
+    def _watch(self, written: "asyncio.Future[bool]") -> None:
+        written.add_done_callback(_log_unwritten)
+
+    # --- figures ------------------------------------------------------------------------------------
+    async def _publish(self) -> None:
+        while True:
+            await asyncio.sleep(PUBLISH_SECONDS)
+            self.metrics.publish(self._gauges())
+
+    def _gauges(self) -> dict[str, float]:
+        return {
+            "desk_queue": self.desk.queue_depth,
+            "desk_unsettled": self.desk.unsettled,
+            "desk_batch_size": self.desk.newest_batch_size,
+            "desk_healthy": float(self.desk.healthy),
+            "request_body_bytes": self.body_budget.in_flight,
+        }
+
+    async def exposition(self) -> bytes:
+        """Everything for Prometheus. The holds are counted in the database, over all workers."""
+        gauges = self._gauges()
+        try:
+            async with self.store.connection() as connection:
+                row = await (await connection.execute(OPEN_HOLDS)).fetchone()
+                assert row is not None
+                gauges["open_holds"] = row[0]
+                gauges["held_dollars"] = float(row[1]) / NANOS_PER_USD
+                gauges["oldest_hold_seconds"] = row[2]
+        except (psycopg.Error, TimeoutError):
+            pass  # desk_healthy says it
+        self.metrics.publish(gauges)
+        return self.metrics.exposition()
+
+
+def _log_unwritten(written: "asyncio.Future[bool]") -> None:
+    if not written.cancelled() and (error := written.exception()) is not None:
+        log.error("A call could not be written: %s", error)
+
+
+def _exit_worker(error: BaseException) -> None:
+    """The desk is broken for good: leave, so that whoever supervises starts a sound worker."""
+    log.critical("The desk failed; this worker exits: %s", error)
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,100 @@
+"""A request's headers, read once: what concerns us, and what goes upstream byte for byte."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from django.core.exceptions import ValidationError
+
+from governance.gateway.errors import CallRefused, invalid
+from tenants.validators import TAGS_MAX, validate_tags
+
+_FORWARDED = {b"user-agent", b"content-type"}
+_FORWARDED_PREFIXES = (b"anthropic-", b"x-stainless-")
+_TEXT_LENGTH_MAX = 256
+
+
+@dataclass(slots=True)
+class Inbound:
+    """`forward` is what upstream gets, in order; the rest is for us."""
+
+    forward: list[tuple[str, str]] = field(default_factory=list)
+    credentials: set[bytes] = field(default_factory=set)
+    content_type: bytes = b""
+    content_encoding: bytes = b""
+    content_length: int | None = None
+    tags: str = ""
+    beta: list[str] = field(default_factory=list)
+    session: str | None = None
+    user_agent: str | None = None
+    traceparent: str | None = None
+
+
+def read_headers(raw: Iterable[tuple[bytes, bytes]]) -> Inbound:
+    """ASGI's headers (names in lower case) → Inbound. CallRefused for one that is not UTF-8."""
+    inbound = Inbound()
+    for name, value in raw:
+        if name.startswith(_FORWARDED_PREFIXES) or name in _FORWARDED:
+            inbound.forward.append((name.decode("ascii"), _text(name, value)))
+        match name:
+            case b"x-api-key":
+                if value.strip():
+                    inbound.credentials.add(value.strip())
+            case b"authorization":
+                scheme, _, credential = value.partition(b" ")
+                if scheme.lower() == b"bearer" and credential.strip():
+                    inbound.credentials.add(credential.strip())
+            case b"content-type":
+                inbound.content_type = value.partition(b";")[0].strip().lower()
+            case b"content-encoding":
+                inbound.content_encoding = value.strip().lower()
+            case b"content-length":
+                inbound.content_length = int(value) if value.isdigit() else None
+            case b"exchequer-tags":
+                inbound.tags = _text(name, value)
+            case b"anthropic-beta":
+                inbound.beta += [beta.strip() for beta in _text(name, value).split(",")]
+            case b"x-claude-code-session-id":
+                inbound.session = _text(name, value)[:_TEXT_LENGTH_MAX]
+            case b"user-agent":
+                inbound.user_agent = _text(name, value)[:_TEXT_LENGTH_MAX]
+            case b"traceparent":
+                inbound.traceparent = _text(name, value)[:64]
+    return inbound
+
+
+def _text(name: bytes, value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise invalid("bad_header", f"The header {name.decode('ascii')} is not UTF-8.") from None
+
+
+def merged_tags(header: str, defaults: Mapping[str, str], required: Iterable[str]) -> dict[str, str]:
+    """The key's default tags with those of `exchequer-tags: endpoint=faq,feature=search` over them."""
+    tags = dict(defaults)
+    if header:
+        for part in header.split(","):
+            name, equals, value = part.partition("=")
+            if not equals:
+                raise _bad_tags(f"“{part.strip()[:80]}” is not name=value")
+            tags[name.strip()] = value.strip()
+        try:
+            validate_tags(tags)
+        except ValidationError as error:
+            raise _bad_tags(" ".join(error.messages).rstrip(".")) from None
+    missing = [name for name in required if not tags.get(name)]
+    if missing:
+        raise invalid(
+            "required_tag_missing",
+            f"This key requires the tag{'s' if missing[1:] else ''} {', '.join(missing)}. Send "
+            f"“exchequer-tags: {','.join(f'{name}=…' for name in missing)}”.",
+        )
+    return tags
+
+
+def _bad_tags(why: str) -> CallRefused:
+    return invalid(
+        "bad_tags",
+        f"The header exchequer-tags cannot be read: {why}. Write it like endpoint=faq,feature=search, "
+        f"with at most {TAGS_MAX} tags.",
+    )

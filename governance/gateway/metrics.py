@@ -1,0 +1,84 @@
+"""Counters of one worker. The call path adds to plain dictionaries; Prometheus gets the differences.
+
+With PROMETHEUS_MULTIPROC_DIR set (by whoever starts several workers), prometheus-client keeps the figures
+in files there, and any worker's /metrics answers for all of them. Without it /metrics is this worker alone.
+"""
+
+import os
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+LATENCY_BOUNDS_MS = (50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000, 60_000, 120_000, 600_000)
+
+
+class Metrics:
+    """What this worker counted since it started."""
+
+    def __init__(self) -> None:
+        self.calls: defaultdict[tuple[str, str], int] = defaultdict(int)
+        """(outcome, reason) → calls, those of unknown callers too."""
+        self.upstream: defaultdict[int, int] = defaultdict(int)
+        """Index into LATENCY_BOUNDS_MS (or one past it) → first bytes within that bound."""
+        self.upstream_ms = 0
+        self._sent: dict[tuple[str, ...], int] = {}
+        self._registry = CollectorRegistry()
+        several = "PROMETHEUS_MULTIPROC_DIR" in os.environ
+        if several:
+            MultiProcessCollector(self._registry)  # type: ignore[no-untyped-call]
+        registry = None if several else self._registry
+        self._calls = Counter(
+            "exchequer_calls", "Calls by outcome and reason.", ["outcome", "reason"], registry=registry
+        )
+        self._upstream = Counter(
+            "exchequer_upstream_first_byte_bucket",
+            "Upstream calls whose reply began within `le` milliseconds.",
+            ["le"],
+            registry=registry,
+        )
+        self._upstream_ms = Counter(
+            "exchequer_upstream_first_byte_milliseconds", "Sum over upstream calls.", registry=registry
+        )
+        self._gauges = {
+            name: Gauge(f"exchequer_{name}", text, multiprocess_mode=mode, registry=registry)
+            for name, text, mode in (
+                ("held_dollars", "Money held for open calls, over all workers.", "livemostrecent"),
+                ("open_holds", "Open holds, over all workers.", "livemostrecent"),
+                ("oldest_hold_seconds", "Age of the oldest open hold, over all workers.", "livemostrecent"),
+                ("desk_queue", "Items that wait for the desk.", "livesum"),
+                ("desk_unsettled", "Settlements that are not durable yet.", "livesum"),
+                ("desk_batch_size", "Items in the desk's newest batch; the largest over workers.", "livemax"),
+                ("desk_healthy", "Workers whose desk can admit calls.", "livesum"),
+                ("request_body_bytes", "Request bodies in memory.", "livesum"),
+            )
+        }
+
+    def upstream_began(self, milliseconds: int) -> None:
+        self.upstream[bisect_left(LATENCY_BOUNDS_MS, milliseconds)] += 1
+        self.upstream_ms += milliseconds
+
+    def publish(self, gauges: Mapping[str, float]) -> None:
+        """Hand over what was counted since the last time, and the gauges' present values."""
+        for (outcome, reason), total in self.calls.items():
+            self._add(self._calls, (outcome, reason), total)
+        within = 0
+        for index, bound in enumerate((*LATENCY_BOUNDS_MS, "+Inf")):
+            within += self.upstream[index]
+            self._add(self._upstream, (str(bound),), within)
+        self._add(self._upstream_ms, (), self.upstream_ms)
+        for name, value in gauges.items():
+            self._gauges[name].set(value)
+
+    def _add(self, counter: Counter, labels: tuple[str, ...], total: int) -> None:
+        key = (counter._name, *labels)
+        new = total - self._sent.get(key, 0)
+        if new or key not in self._sent:
+            (counter.labels(*labels) if labels else counter).inc(new)
+            self._sent[key] = total
+
+    def exposition(self) -> bytes:
+        """Prometheus' text format."""
+        return generate_latest(self._registry)

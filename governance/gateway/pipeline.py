@@ -1,0 +1,111 @@
+"""The path of one call: read this first.
+
+Each step either fills in the exchange or ends the call with CallRefused (errors.py). Once money is held, the
+attempt is resolved exactly once, whatever happens: by `relay`, by what is caught here, or by the `finally`.
+"""
+
+from governance.calls.models import Outcome
+from governance.gateway import admission, call_record, errors, relay
+from governance.gateway.bound import worst_case
+from governance.gateway.errors import CallRefused, envelope, forbidden, invalid
+from governance.gateway.exchange import Exchange
+from governance.gateway.inbound import merged_tags
+from governance.gateway.output_cap import capped
+from governance.gateway.request import RequestRefused, read_request
+from governance.gateway.responses import GatewayResponse
+from governance.gateway.upstream import Lost, NotReached, TimedOut
+
+
+async def create_message(exchange: Exchange) -> GatewayResponse:
+    """POST /v1/messages for an authenticated key (views.py)."""
+    await read(exchange)
+    check_policies(exchange)
+    promise = worst_case(exchange)
+    attempt = await admission.hold(exchange, promise)
+    return await send(exchange, attempt)
+
+
+async def read(exchange: Exchange) -> None:
+    """Headers and body → tags and request."""
+    key, inbound = exchange.key, exchange.inbound
+    assert key is not None
+    if inbound.content_type != b"application/json":
+        raise invalid("content_type", "Send the request as content-type: application/json.", status=415)
+    exchange.tags = merged_tags(inbound.tags, key.default_tags, key.required_tags)
+    await exchange.read_body()
+    try:
+        exchange.request = read_request(exchange.body)
+    except RequestRefused as error:
+        raise invalid("invalid_body", error.sentence, status=error.status) from None
+
+
+def check_policies(exchange: Exchange) -> None:
+    """The key's own rules: which models, how much output."""
+    key, request = exchange.key, exchange.request
+    assert key is not None and request is not None
+    if key.allowed_models and request.model not in key.allowed_models:
+        raise forbidden(
+            "model_not_allowed",
+            f"This key may not use {request.model[:128]}. It may use {', '.join(sorted(key.allowed_models))}.",
+        )
+    if key.max_output_tokens is not None and request.max_tokens > key.max_output_tokens:
+        exchange.request = capped(request, key.max_output_tokens)
+        exchange.decision["max_tokens"] = key.max_output_tokens
+
+
+async def send(exchange: Exchange, attempt: admission.Attempt) -> GatewayResponse:
+    """The call that is paid for: out, and its answer back."""
+    request = exchange.request
+    assert exchange.key is not None and request is not None
+    try:
+        upstream = await exchange.gateway.upstream.send(
+            "POST",
+            exchange.path,
+            query=exchange.query,
+            body=request.body,
+            headers=[*exchange.inbound.forward, *exchange.key.tenant.upstream_headers],
+            stream=request.stream,
+        )
+        return await relay.relay(exchange, attempt, upstream)
+    except NotReached as error:
+        attempt.void(f"no connection was made: {error}", status=502, reason="upstream_unreachable")
+        return envelope(errors.UPSTREAM_UNREACHABLE, str(exchange.id))
+    except (Lost, TimedOut) as error:
+        return relay.unknown_outcome(exchange, attempt, error)
+    except BaseException as error:
+        charge = attempt.promise.full_hold(f"outcome unknown: {type(error).__name__}")
+        attempt.charge(charge, outcome=Outcome.FAILED, status=500, reason="internal")
+        raise
+
+
+async def relay_free(exchange: Exchange) -> GatewayResponse:
+    """What costs nothing (count_tokens, models): relayed and recorded, never blocked by a budget."""
+    key = exchange.key
+    assert key is not None
+    if not key.tenant.upstream_headers:
+        raise CallRefused(errors.NO_UPSTREAM_CREDENTIAL)
+    exchange.tags = merged_tags(exchange.inbound.tags, key.default_tags, ())
+    if exchange.method == "POST":
+        await exchange.read_body()
+    try:
+        upstream = await exchange.gateway.upstream.send(
+            exchange.method,
+            exchange.path,
+            query=exchange.query,
+            body=exchange.body or None,
+            headers=[*exchange.inbound.forward, *key.tenant.upstream_headers],
+        )
+        body = await relay.read_body(upstream, relay.REPLY_BYTES_MAX)
+    except NotReached:
+        raise CallRefused(errors.UPSTREAM_UNREACHABLE) from None
+    except TimedOut:
+        raise CallRefused(errors.UPSTREAM_NO_ANSWER) from None
+    except Lost:
+        raise CallRefused(errors.UPSTREAM_UNREACHABLE) from None
+    outcome = Outcome.SERVED if upstream.status < 400 else Outcome.FAILED
+    reason = "served" if upstream.status < 400 else "upstream_error"
+    exchange.first_byte_ms = exchange.elapsed_ms()
+    exchange.gateway.record(call_record.of_call(exchange, outcome, upstream.status, reason))
+    headers = relay.response_headers(exchange, upstream)
+    headers.append((b"content-length", b"%d" % len(body)))
+    return GatewayResponse(upstream.status, headers, body)

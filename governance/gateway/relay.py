@@ -1,0 +1,201 @@
+"""Upstream's answer to the client, byte for byte, with the usage read on the side.
+
+What is stripped or added are headers only: hop-by-hop, quota and organisation headers go, ours come.
+"""
+
+from collections.abc import AsyncIterator
+from time import monotonic
+
+import aiohttp
+import msgspec
+
+from governance.calls.models import Outcome
+from governance.core.money import nanos_to_usd
+from governance.gateway import errors
+from governance.gateway.attempt import Attempt
+from governance.gateway.errors import Refusal, envelope
+from governance.gateway.exchange import Exchange
+from governance.gateway.responses import GatewayResponse
+from governance.gateway.sse import StreamTap
+from governance.gateway.upstream import Lost, TimedOut, read_body
+
+REPLY_BYTES_MAX = 64 * 1024 * 1024
+CLIENT_CLOSED = 499
+
+_STRIPPED = frozenset(
+    (
+        b"alt-svc",
+        b"anthropic-organization-id",
+        b"connection",
+        b"content-length",  # ours is written from what is sent
+        b"date",  # the server writes its own
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-connection",
+        b"server",
+        b"set-cookie",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    )
+)
+_STRIPPED_PREFIXES = (b"anthropic-ratelimit-", b"anthropic-priority-", b"anthropic-fast-", b"exchequer-")
+
+
+def response_headers(exchange: Exchange, upstream: aiohttp.ClientResponse) -> list[tuple[bytes, bytes]]:
+    """Upstream's headers without what is not the client's business, and ours."""
+    headers = [
+        (name, value)
+        for name, value in upstream.raw_headers
+        if (lower := name.lower()) not in _STRIPPED and not lower.startswith(_STRIPPED_PREFIXES)
+    ]
+    headers.append((b"exchequer-call-id", str(exchange.id).encode()))
+    headers.append((b"exchequer-decision", exchange.decision_text.encode()))
+    headers.append((b"exchequer-cache", b"off"))
+    return headers
+
+
+async def relay(exchange: Exchange, attempt: Attempt, upstream: aiohttp.ClientResponse) -> GatewayResponse:
+    """The response to send. It resolves the attempt: now for what failed, after it has left for the rest."""
+    attempt.began(upstream.status, upstream.headers.get("request-id"))
+    if upstream.status >= 400:
+        return await _relay_error(exchange, attempt, upstream)
+    if upstream.status >= 300:
+        upstream.close()
+        attempt.void(
+            f"upstream answered {upstream.status}, a redirect", status=502, reason="upstream_redirect"
+        )
+        return envelope(errors.UPSTREAM_REDIRECT, str(exchange.id))
+    if upstream.content_type == "text/event-stream":
+        return EventStream(exchange, attempt, upstream).response
+    return await _relay_message(exchange, attempt, upstream)
+
+
+async def _relay_error(
+    exchange: Exchange, attempt: Attempt, upstream: aiohttp.ClientResponse
+) -> GatewayResponse:
+    """Upstream's refusal as it came. Its status is the proof that nothing was billed."""
+    status = upstream.status
+    attempt.void(f"upstream answered {status} before any output", status=status, reason="upstream_error")
+    headers = response_headers(exchange, upstream)
+    try:
+        body = await read_body(upstream, REPLY_BYTES_MAX)
+    except (Lost, TimedOut):
+        return envelope(
+            Refusal(status, "api_error", "upstream_error", f"The Claude API answered {status} and no more."),
+            str(exchange.id),
+        )
+    headers.append((b"content-length", b"%d" % len(body)))
+    return GatewayResponse(status, headers, body)
+
+
+async def _relay_message(
+    exchange: Exchange, attempt: Attempt, upstream: aiohttp.ClientResponse
+) -> GatewayResponse:
+    """A whole Message, read to its end whether or not the client is still there, and charged exactly."""
+    try:
+        body = await read_body(upstream, REPLY_BYTES_MAX)
+    except (Lost, TimedOut) as error:
+        return unknown_outcome(exchange, attempt, error)
+    charge, content = attempt.promise.message(body, upstream.headers.get("content-encoding", "").lower())
+    headers = response_headers(exchange, upstream)
+    served = charge.passes[0].model if charge.passes else exchange.requested_model
+    headers += (
+        (b"content-length", b"%d" % len(body)),
+        (b"exchequer-model", (served or "").encode("ascii", "replace")),
+        (b"exchequer-cost-usd", nanos_to_usd(charge.cost_nanos).encode()),
+    )
+    reason = "served" if charge.passes else "usage_unreadable"
+
+    def settle() -> None:
+        attempt.charge(charge, outcome=Outcome.SERVED, status=upstream.status, reason=reason, content=content)
+
+    return GatewayResponse(upstream.status, headers, body, after=settle)
+
+
+def unknown_outcome(exchange: Exchange, attempt: Attempt, error: Lost | TimedOut) -> GatewayResponse:
+    """The request may have been worked on and billed: its whole hold is charged."""
+    refusal = errors.UPSTREAM_TIMEOUT if isinstance(error, TimedOut) else errors.UPSTREAM_CUT
+    charge = attempt.promise.full_hold(f"outcome unknown: {refusal.reason} {error}".strip())
+    attempt.charge(charge, outcome=Outcome.FAILED, status=refusal.status, reason=refusal.reason)
+    return envelope(refusal, str(exchange.id))
+
+
+class EventStream:
+    """One relayed stream: its chunks, its tap, and how it ended.
+
+    A client that leaves ends it: upstream is closed as soon as message_start has told the input, since
+    that much is billed in any case.
+    """
+
+    def __init__(self, exchange: Exchange, attempt: Attempt, upstream: aiohttp.ClientResponse) -> None:
+        self._exchange = exchange
+        self._attempt = attempt
+        self._upstream = upstream
+        self._tap = StreamTap(upstream.headers.get("content-encoding", "").lower())
+        self._failure: Refusal | None = None
+        headers = response_headers(exchange, upstream)
+        headers.append((b"exchequer-model", (exchange.requested_model or "").encode("ascii", "replace")))
+        self.response = GatewayResponse(upstream.status, headers, stream=self._chunks(), after=self._settle)
+        exchange.on_leave = self._leave
+
+    async def _chunks(self) -> AsyncIterator[bytes]:
+        tap, exchange = self._tap, self._exchange
+        try:
+            async for chunk in self._upstream.content.iter_any():
+                if tap.feed(chunk):
+                    self._shrink()
+                if exchange.client_left:
+                    if tap.usage.started or tap.unreadable:
+                        return
+                else:
+                    yield chunk
+        except TimeoutError:
+            self._failure = errors.UPSTREAM_TIMEOUT
+        except (aiohttp.ClientError, OSError):
+            self._failure = errors.UPSTREAM_CUT
+        if self._failure and not exchange.client_left:
+            if tap.between_events:
+                yield _error_event(self._failure, str(exchange.id))
+            else:
+                self.response.complete = False  # half an event cannot be finished honestly: cut it off too
+
+    def _leave(self) -> None:
+        if self._tap.usage.started:
+            self._upstream.close()
+
+    def _shrink(self) -> None:
+        amount_nanos = self._attempt.promise.after_start(self._tap)
+        if amount_nanos is not None:
+            self._attempt.shrink(amount_nanos)
+
+    def _settle(self) -> None:
+        tap = self._tap
+        if tap.stopped:
+            self._upstream.release()
+        else:
+            self._upstream.close()
+        charge = self._attempt.promise.stream(tap, monotonic() - self._attempt.sent_monotonic)
+        outcome, status, reason = Outcome.SERVED, self._upstream.status, "served"
+        if tap.error is not None:
+            outcome, reason = Outcome.FAILED, "upstream_error_event"
+        elif tap.stopped:
+            reason = "served" if charge.passes else "usage_unreadable"
+        elif self._exchange.client_left:
+            outcome, status, reason = Outcome.CUT, CLIENT_CLOSED, "client_left"
+        else:
+            outcome, reason = Outcome.FAILED, (self._failure or errors.UPSTREAM_CUT).reason
+        self._attempt.charge(charge, outcome=outcome, status=status, reason=reason)
+
+
+def _error_event(refusal: Refusal, request_id: str) -> bytes:
+    """What a stream that broke off between two events ends with, so that clients raise instead of guess."""
+    data = msgspec.json.encode(
+        {
+            "type": "error",
+            "error": {"type": refusal.type, "message": refusal.message},
+            "request_id": request_id,
+        }
+    )
+    return b"event: error\ndata: " + data + b"\n\n"

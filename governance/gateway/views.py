@@ -1,0 +1,112 @@
+"""The Claude API's endpoints as DRF views, with an async dispatch that never leaves the event loop.
+
+Authentication and permission classes are DRF's own kind and must not block: whatever may wait for the
+database (finding the key) is awaited before them. Errors are Anthropic's envelope.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework.exceptions import MethodNotAllowed
+from rest_framework.request import Request
+from rest_framework.views import APIView
+
+from governance.gateway import errors, pipeline
+from governance.gateway.authentication import KeyAuthentication, TenantIsActive, find_key
+from governance.gateway.errors import CallRefused
+from governance.gateway.exchange import Exchange
+from governance.gateway.responses import GatewayResponse
+
+log = logging.getLogger(__name__)
+
+_TAGS = OpenApiParameter(
+    "exchequer-tags",
+    str,
+    OpenApiParameter.HEADER,
+    description="Labels of this call, such as endpoint=faq,feature=search.",
+)
+
+
+class LeanAPIView(APIView):
+    """An APIView without negotiation, renderers, parsers or threads. Answers with GatewayResponse."""
+
+    authentication_classes = (KeyAuthentication,)
+    permission_classes = (TenantIsActive,)
+    throttle_classes = ()
+    _authenticators = (KeyAuthentication(),)
+    _permissions = (TenantIsActive(),)
+
+    async def dispatch(self, request: Any, *args: Any, **kwargs: Any) -> GatewayResponse:
+        self.exchange: Exchange = request.exchange
+        exchange = self.exchange
+        try:
+            exchange.key = await find_key(exchange.inbound.credentials, exchange.gateway.store)
+            self.request = self.initialize_request(request, *args, **kwargs)
+            self.initial(self.request, *args, **kwargs)
+            handler = getattr(self, exchange.method.lower(), None)
+            if handler is None or exchange.method == "OPTIONS":
+                raise MethodNotAllowed(exchange.method)
+            response: GatewayResponse = await handler(self.request, **kwargs)
+        except Exception as error:
+            response = self.handle_exception(error)
+        return response
+
+    def get_authenticators(self) -> Any:
+        return self._authenticators
+
+    def get_parsers(self) -> Any:
+        return ()
+
+    def initial(self, request: Any, *args: Any, **kwargs: Any) -> None:
+        request._authenticate()
+        for permission in self._permissions:
+            permission.has_permission(request, self)
+
+    def get_exception_handler(self) -> Callable[[Exception, Mapping[str, Any]], GatewayResponse]:
+        return _refuse
+
+
+def _refuse(error: Exception, context: Mapping[str, Any]) -> GatewayResponse:
+    """DRF's EXCEPTION_HANDLER of these views: every exception ends as a refusal in the envelope."""
+    view: LeanAPIView = context["view"]
+    exchange = view.exchange
+    if isinstance(error, CallRefused):
+        refusal = error.refusal
+    elif isinstance(error, MethodNotAllowed):
+        refusal = errors.method_not_allowed(exchange.method, ", ".join(view.allowed_methods))
+    else:
+        log.error("Call %s failed.", exchange.id, exc_info=error)
+        refusal = errors.INTERNAL
+    return exchange.gateway.refuse(exchange, refusal)
+
+
+class MessagesView(LeanAPIView):
+    """POST /v1/messages: a governed call."""
+
+    @extend_schema(
+        operation_id="create_message",
+        parameters=[_TAGS],
+        request=OpenApiTypes.OBJECT,
+        responses={(200, "application/json"): OpenApiTypes.OBJECT, (200, "text/event-stream"): str},
+    )
+    async def post(self, request: Request) -> GatewayResponse:
+        return await pipeline.create_message(self.exchange)
+
+
+class CountTokensView(LeanAPIView):
+    """POST /v1/messages/count_tokens: free, relayed, recorded."""
+
+    @extend_schema(operation_id="count_tokens", request=OpenApiTypes.OBJECT, responses=OpenApiTypes.OBJECT)
+    async def post(self, request: Request) -> GatewayResponse:
+        return await pipeline.relay_free(self.exchange)
+
+
+class ModelsView(LeanAPIView):
+    """GET /v1/models and /v1/models/{model}: free, relayed, recorded."""
+
+    @extend_schema(operation_id="models", responses=OpenApiTypes.OBJECT)
+    async def get(self, request: Request, **_: str) -> GatewayResponse:
+        return await pipeline.relay_free(self.exchange)
