@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 from rich.console import Console
 from rich.syntax import Syntax
-from rich.table import Table
 
 _SNIPPET = """\
 from anthropic import Anthropic
@@ -21,7 +20,6 @@ print(message.content[0].text)
 
 def show(console: Console, demo: Mapping[str, str], simulated: bool) -> None:
     """`demo`: what demo.env holds."""
-    table = Table.grid(padding=(0, 2))
     password = demo["EXCHEQUER_ADMIN_PASSWORD"] or "(yours; manage.py changepassword admin sets another)"
     rows = {
         "Claude API": demo["EXCHEQUER_URL"],
@@ -31,10 +29,9 @@ def show(console: Console, demo: Mapping[str, str], simulated: bool) -> None:
     }
     if simulated:
         rows["Answers from"] = "the bundled simulator; set ANTHROPIC_API_KEY for the real Claude API"
-    for name, value in rows.items():
-        table.add_row(f"[dim]{name}[/dim]", value)
     console.print("\n[bold green]Exchequer is ready.[/bold green]\n")
-    console.print(table, soft_wrap=True)
+    for name, value in rows.items():
+        console.print(f"[dim]{name:<14}[/dim]", value, soft_wrap=True, markup=True)
     console.print()
     snippet = _SNIPPET.format(url=demo["EXCHEQUER_URL"], key=demo["EXCHEQUER_API_KEY"])
     console.print(Syntax(snippet, "python", background_color="default"), soft_wrap=True)

@@ -7,16 +7,18 @@ parent dies, however it dies, the kernel sends every worker SIGTERM.
 
 import errno
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from governance.ops.gateway_worker import DRAIN_SECONDS, FLUSH_SECONDS_MAX
-from governance.ops.processes import CannotRun, Command, PidFile
+from governance.ops.processes import CannotRun, Command, PidFile, wait_until
 from governance.ops.supervisor import Service, Supervisor
 
 STOP_SECONDS_MAX = DRAIN_SECONDS + FLUSH_SECONDS_MAX + 5.0
+ORPHANS_LET_GO_SECONDS_MAX = 3.0
 _BACKLOG = 2048
 
 
@@ -42,14 +44,42 @@ def _why_not(error: OSError, host: str, port: int) -> str:
     return f"Cannot listen on {host}:{port}: {error.strerror}. Choose another port with EXCHEQUER_PORT."
 
 
+def _bind_after_orphans(host: str, port: int, run: Path) -> socket.socket:
+    """Bind, when an earlier parent was killed and its workers still drain.
+
+    They let go of the port at once and may take their time with their calls. One that does not let
+    go, because it is stopped or stuck, is killed: its calls are charged by the sweeper.
+    """
+    orphans = []
+    for path in run.glob("gateway-worker-*.pid"):
+        pid = PidFile(path).running()
+        PidFile(path).remove()
+        if pid is not None:
+            orphans.append(PidFile(run / f"gateway-orphan-{pid}.pid"))
+            orphans[-1].write(pid)
+    if orphans and not wait_until(lambda: _is_free(host, port), ORPHANS_LET_GO_SECONDS_MAX):
+        for orphan in orphans:
+            orphan.signal(signal.SIGKILL)
+        wait_until(lambda: _is_free(host, port), ORPHANS_LET_GO_SECONDS_MAX)
+    return bind(host, port)
+
+
+def _is_free(host: str, port: int) -> bool:
+    try:
+        bind(host, port).close()
+    except CannotRun:
+        return False
+    return True
+
+
 def run_gateway(host: str, port: int, workers: int, state_dir: Path, say: Callable[[str], None]) -> None:
     """Serve until SIGTERM or SIGINT, then drain. CannotRun when the port or the workers cannot be had."""
-    listener = bind(host, port)
-    supervisor = Supervisor(say)
-    supervisor.take_signals()
     run, logs = state_dir / "run", state_dir / "log"
     for folder in (run, logs):
         folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+    listener = _bind_after_orphans(host, port, run)
+    supervisor = Supervisor(say)
+    supervisor.take_signals()
     pid_file = PidFile(run / "gateway.pid")
     pid_file.write(os.getpid())
     argv = [sys.executable, "-m", "governance.ops.gateway_worker", str(listener.fileno())]

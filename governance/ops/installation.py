@@ -60,7 +60,7 @@ class Installation:
         return self.state_dir / "log" / f"{name}.log"
 
     def make_folders(self) -> None:
-        for folder in (self.state_dir, self.run, self.state_dir / "log"):
+        for folder in (self.state_dir, self.run, self.state_dir / "log", self.state_dir / "static"):
             if not folder.exists():
                 folder.mkdir(parents=True)
                 folder.chmod(0o755)  # whatever the umask: the servers' user walks through; secrets have 0600
@@ -93,10 +93,10 @@ def this_installation() -> Installation:
 def stop_leftovers(installation: Installation, say: Callable[[str], None]) -> None:
     """Stop what a killed `up` left behind: the gateway first, PostgreSQL last. Call it inside only_one()."""
     names = sorted(path.stem for path in installation.run.glob("*.pid"))
-    last = [name for name in ("valkey", "postgres") if name in names]
+    last: list[str] = [name for name in ("valkey", "postgres") if name in names]
     first = [name for name in names if name.startswith("gateway")]
     middle = [name for name in names if name not in (*first, *last)]
-    groups: list[list[str]] = [first, middle, *([name] for name in last)]
+    groups = [first, middle, *([name] for name in last)]
     for group in groups:
         files = [installation.pid_file(name) for name in group]
         left = [file for file in files if file.signal(signal.SIGTERM)]

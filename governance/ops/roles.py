@@ -21,7 +21,7 @@ def grant_app_role(connection: "psycopg.Connection[tuple[str, ...]]", app_role: 
     """Give `app_role` its rights in the connection's database, in one transaction.
 
     `connection`: of the role that owns the tables. Read and write on every table, but only SELECT
-    and INSERT on the facts; no TRUNCATE anywhere, no CREATE.
+    and INSERT on the facts; no TRUNCATE anywhere, no CREATE. Functions need no grant: PUBLIC may call them.
     """
     role = sql.Identifier(app_role)
     with connection.transaction():
@@ -31,7 +31,6 @@ def grant_app_role(connection: "psycopg.Connection[tuple[str, ...]]", app_role: 
         run = [
             "GRANT USAGE ON SCHEMA public TO {role}",
             "GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA public TO {role}",
-            "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO {role}",
             *(["GRANT SELECT, INSERT, UPDATE, DELETE ON {others} TO {role}"] if others else []),
             # A table that became append-only later loses what an earlier run gave.
             *(["REVOKE ALL ON {facts} FROM {role}"] if facts else []),
