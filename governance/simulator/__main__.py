@@ -15,13 +15,14 @@ from governance.simulator.bill import Bill
 from governance.simulator.errors import ApiError
 from governance.simulator.plain import PlainSimulator
 from governance.simulator.script import PLAIN, Script, parse_script
-from governance.simulator.server import serve
+from governance.simulator.server import BACKLOG, serve
 
 
 def main() -> None:
     arguments = _parse_arguments()
     try:
-        listener = _listen(arguments)
+        listener = _bind(arguments)
+        listener.listen(BACKLOG)  # before the ready line: whoever reads it may connect at once
     except OSError as error:
         sys.exit(f"The simulator cannot listen on {arguments.host}:{arguments.port}: {error.strerror}.")
     uvloop.run(_run(arguments, listener))
@@ -51,7 +52,7 @@ def _cannot_bill(error: OSError) -> None:
     os._exit(1)
 
 
-def _listen(arguments: argparse.Namespace) -> socket.socket:
+def _bind(arguments: argparse.Namespace) -> socket.socket:
     if arguments.fd is not None:
         return socket.socket(fileno=arguments.fd)
     family = socket.AF_INET6 if ":" in arguments.host else socket.AF_INET

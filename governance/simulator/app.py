@@ -135,7 +135,9 @@ class Simulator:
         split = self._cache_split(body, model, segments, script, key)
         if script.echo:
             script = msgspec.structs.replace(script, text=_echo(request))
-        seed = hashlib.blake2b(request.body, digest_size=16, key=self._seed).digest()
+        # `stream` is left out, so that a stream and a JSON reply to one question are the same reply.
+        question = msgspec.json.encode({**body, "stream": None}, order="deterministic")
+        seed = hashlib.blake2b(question, digest_size=16, key=self._seed).digest()
         return make_reply(body, model, script, split, f"msg_01{self._id_prefix}{number:08x}", seed)
 
     def _cache_split(

@@ -37,7 +37,9 @@ def running_simulator(*arguments: str, bill: Path | None = None) -> Iterator[Run
     command = [sys.executable, "-m", "governance.simulator", "--port", "0", *arguments]
     if bill is not None:
         command += ["--bill", str(bill)]
-    process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(  # noqa: S603 (our own module, arguments from tests)
+        command, cwd=PROJECT, stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     try:
         first_line = process.stdout.readline()  # empty when the process has ended

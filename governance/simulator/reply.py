@@ -160,9 +160,10 @@ def last_words(messages: list[dict[str, Any]]) -> str:
 
 
 def _filler(size: int, seed: bytes) -> str:
-    start = seed[0] * len(FILLER) // 256
-    rotated = FILLER[start:] + FILLER[:start]
-    return " " + (rotated * (size // len(rotated) + 1))[: size - 1]
+    words = FILLER.split()
+    start = seed[0] % len(words)
+    rotated = " " + " ".join(words[start:] + words[:start])
+    return (rotated * (size // len(rotated) + 1))[:size]
 
 
 def _shorten(text: str, size: int) -> str:
