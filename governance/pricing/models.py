@@ -175,10 +175,11 @@ class ContractPrice(models.Model):
         ordering = ["tenant_id", "model_id", "effective_from"]
         constraints = [
             models.CheckConstraint(
-                condition=Q(discount_ppm__range=(0, PPM), nanos_per_mtok=None, above_prompt_tokens=0)
-                & Q(meter=ANY, variant=ANY)
-                | Q(discount_ppm=None, nanos_per_mtok__gte=0, above_prompt_tokens__gte=0)
-                & Q(meter__in=METERS, variant__in=VARIANTS)
+                # Without isnull=False an empty figure would make the whole condition NULL, which passes.
+                condition=Q(discount_ppm__isnull=False, discount_ppm__range=(0, PPM), nanos_per_mtok=None)
+                & Q(meter=ANY, variant=ANY, above_prompt_tokens=0)
+                | Q(nanos_per_mtok__isnull=False, nanos_per_mtok__gte=0, discount_ppm=None)
+                & Q(meter__in=METERS, variant__in=VARIANTS, above_prompt_tokens__gte=0)
                 & ~Q(model_id=ANY),
                 name="contract_is_discount_or_rate",
                 violation_error_message=(

@@ -105,7 +105,7 @@ def _model_rates(entry: Mapping[str, Any], batch_discount: Decimal) -> Iterator[
         yield from rates_of(past, above, ended, until)
         ended.update(((above, meter), until) for meter in _prices(past, model_id))
     current = entry["usd_per_mtok"]
-    if not {"input", "output"} <= current.keys():
+    if not {"input", "output"} <= _prices(current, model_id).keys():
         raise PriceFileError(f"{model_id} has no price for input or output.")
     yield from rates_of(current, 0, ended, None)
     if long_prompt := entry["long_prompt"]:
@@ -134,14 +134,20 @@ def _model_facts(entry: Mapping[str, Any]) -> ModelFacts:
         aliases=tuple(alias for alias in entry["aliases"] if _ID.fullmatch(alias)),
         family=entry["family"],
         status=entry["status"],
-        context_window_tokens=entry["context_window"],
-        output_tokens_max=entry["max_output"],
+        context_window_tokens=_tokens(entry, "context_window"),
+        output_tokens_max=_tokens(entry, "max_output"),
         batch_output_tokens_max=entry["max_output_batch_beta"],
         cacheable_prefix_tokens_min=entry["min_cacheable_prefix_tokens"],
         tokenizer=entry["tokenizer"],
         released_on=_day_or_none(entry["released"]),
         retires_on=_day_or_none(entry["retires"]),
     )
+
+
+def _tokens(entry: Mapping[str, Any], field: str) -> int:
+    if type(entry[field]) is not int or entry[field] < 1:
+        raise PriceFileError(f"{entry['id']} has a {field} of {entry[field]!r}, not a number of tokens.")
+    return int(entry[field])
 
 
 def _refuse_ambiguous_names(models: tuple[ModelFacts, ...]) -> None:
