@@ -27,6 +27,10 @@ from psycopg import sql
 from governance.ops.embedded import APP_ROLE, OWNER_ROLE, EmbeddedServers, RunningServers, embedded_servers
 from governance.ops.embedded_files import servers_home
 
+# Importing `governance` names the settings; a worker that inherits the name would load them before it
+# has a database of its own. _use_own_clone names them when the addresses are right.
+os.environ.pop("DJANGO_SETTINGS_MODULE", None)
+
 PROJECT = Path(__file__).resolve().parent.parent
 TEMPLATE = "exchequer_template"
 _servers, _running = pytest.StashKey[EmbeddedServers](), pytest.StashKey[RunningServers]()
@@ -34,16 +38,13 @@ _servers, _running = pytest.StashKey[EmbeddedServers](), pytest.StashKey[Running
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    if not hasattr(config, "workerinput"):
-        _start_servers(config)
-        _use_own_clone("main", valkey_database=0)
-    else:
+    if hasattr(config, "workerinput"):
         worker: str = config.workerinput["workerid"]  # gw0, gw1, …
         _use_own_clone(worker, valkey_database=int(worker.removeprefix("gw")) + 1)
-
-    from django.conf import settings
-
-    assert settings.DATABASES  # loads them now, from the environment above; pytest-django sets Django up
+        return
+    _start_servers(config)
+    if not config.getoption("numprocesses", None):
+        _use_own_clone("main", valkey_database=0)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -61,7 +62,6 @@ def _start_servers(config: pytest.Config) -> None:
     for name in [name for name in os.environ if name.startswith(("EXCHEQUER_", "ANTHROPIC_"))]:
         del os.environ[name]  # the developer's own settings are no part of a test
     os.environ |= {
-        "DJANGO_SETTINGS_MODULE": "governance.settings",
         "EXCHEQUER_STATE_DIR": str(state_dir),
         "SECRET_KEY": secrets.token_urlsafe(48),
         "EXCHEQUER_KEY_PEPPERS": _key("p1"),
@@ -85,7 +85,12 @@ def _use_own_clone(process: str, valkey_database: int) -> None:
     for name in ("DATABASE_URL", "DATABASE_OWNER_URL"):
         address = urlsplit(os.environ[name])
         os.environ[name] = address._replace(path=f"/{clone}").geturl()
+    os.environ["DJANGO_SETTINGS_MODULE"] = "governance.settings"
     os.environ["REDIS_URL"] = f"{os.environ['REDIS_URL'].rpartition('=')[0]}={valkey_database}"
+
+    from django.conf import settings
+
+    assert settings.DATABASES  # loads them now, from the environment above; pytest-django sets Django up
 
 
 def _create_database(name: str, template: str) -> None:

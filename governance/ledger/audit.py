@@ -44,12 +44,13 @@ class Difference:
         )
 
 
-def audit() -> tuple[int, list[Difference]]:
-    """How many periods were recomputed, and those that differ."""
+def audit(tenant_id: int | None = None) -> tuple[int, list[Difference]]:
+    """How many periods were recomputed, and those that differ; of one tenant, or of all."""
     with connection.cursor() as cursor:
         cursor.execute(_RECOMPUTE)
-        rows = cursor.fetchall()
-    found = [Difference(*row) for row in rows]
+        rows = [Difference(*row) for row in cursor.fetchall()]
+    if tenant_id is not None:
+        rows = [row for row in rows if row.tenant_id in (tenant_id, None)]
     return len(rows), [
-        row for row in found if (row.spent_nanos, row.held_nanos) != (row.charged_nanos, row.open_holds_nanos)
+        row for row in rows if (row.spent_nanos, row.held_nanos) != (row.charged_nanos, row.open_holds_nanos)
     ]

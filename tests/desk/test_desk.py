@@ -170,19 +170,18 @@ async def test_a_cost_above_the_hold_is_charged_as_far_as_every_hard_leg_carries
 
 
 async def test_a_caller_that_leaves_while_waiting_owes_nothing(desk: Desk, purse: Purse) -> None:
-    period = purse.period(limit=1000)
+    period, left = purse.period(limit=1000), 0
     for delay_seconds in (0, 0, 0.0005, 0.001, 0.002, 0.004):
         waiter = asyncio.create_task(desk.place_hold(purse.hold(60, period)))
         await asyncio.sleep(delay_seconds)
         waiter.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            if not waiter.cancelled() and waiter.done():
-                raise asyncio.CancelledError  # it was served before we could cancel
-            await waiter
+        await asyncio.wait({waiter})
+        left += waiter.cancelled()
+    assert left >= 3
     await asyncio.sleep(0.1)
-    served = len(purse.open_holds())
+    served = 6 - left
+    assert len(purse.open_holds()) == served
     assert purse.row(period) == (0, 60 * served)
-    assert served <= 1
 
 
 POISON = ["\x00", "\ud800", "x" * 5000]

@@ -1,0 +1,255 @@
+"""The desk when its database, its connection or its neighbours fail."""
+
+import asyncio
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import psycopg
+import pytest
+from django.conf import settings
+
+from governance.desk.desk import Desk
+from governance.desk.items import DeskUnavailable, Held
+from governance.desk.sweeper import Sweeper
+from governance.ledger.audit import audit
+from tests.desk.conftest import Fatal, Purse
+from tests.desk.cutting_proxy import CuttingProxy
+
+type StartDesk = Callable[..., Awaitable[Desk]]
+
+
+@pytest.fixture
+async def proxy() -> AsyncIterator[CuttingProxy]:
+    proxy = CuttingProxy(settings.DATABASE_URL)
+    yield proxy
+    await proxy.stop()
+
+
+async def test_a_settlement_whose_commit_was_not_heard_is_acknowledged_not_repeated(
+    start_desk: StartDesk, purse: Purse, proxy: CuttingProxy
+) -> None:
+    desk = await start_desk(await proxy.start())
+    period = purse.period(limit=100)
+    hold = purse.hold(60, period)
+    await desk.place_hold(hold)
+    proxy.lose_next_answer()
+    assert await desk.settle(purse.charge(hold, 25))
+    assert proxy.answers_lost == 1
+    assert purse.row(period) == (25, 0)
+    assert purse.entries() == [("charge", 25)]
+
+
+async def test_a_hold_whose_commit_was_not_heard_is_voided_and_its_caller_turned_away(
+    start_desk: StartDesk, purse: Purse, proxy: CuttingProxy
+) -> None:
+    desk = await start_desk(await proxy.start())
+    period = purse.period(limit=100)
+    proxy.lose_next_answer()
+    with pytest.raises(DeskUnavailable):
+        await desk.place_hold(purse.hold(60, period))
+    async with asyncio.timeout(5):
+        while purse.entries() != [("void", 0)]:
+            await asyncio.sleep(0.02)
+    assert purse.row(period) == (0, 0)
+
+
+async def test_connections_cut_under_load_lose_and_double_nothing(
+    start_desk: StartDesk, purse: Purse, fatal: Fatal
+) -> None:
+    desk = await start_desk(worker="cut-me")
+    period = purse.period(limit=10**9)
+    charged, ends_at = 0, time.monotonic() + 4
+
+    async def call() -> None:
+        nonlocal charged
+        while time.monotonic() < ends_at:
+            hold = purse.hold(100, period)
+            try:
+                await desk.place_hold(hold)
+            except DeskUnavailable:
+                await asyncio.sleep(0.01)
+                continue
+            cost = random.randrange(100)
+            assert await desk.settle(purse.charge(hold, cost))
+            charged += cost
+
+    async def cut() -> int:
+        cuts = 0
+        while time.monotonic() < ends_at:
+            await asyncio.sleep(random.random() * 0.1)
+            cuts += purse.connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE application_name = 'exchequer desk cut-me' AND datname = current_database()"
+            ).rowcount
+        return cuts
+
+    *_, cuts = await asyncio.gather(*(call() for _ in range(20)), cut())
+    async with asyncio.timeout(5):
+        while purse.open_holds():
+            await asyncio.sleep(0.02)
+    assert cuts > 10
+    assert purse.row(period) == (charged, 0)
+    assert (await asyncio.to_thread(audit, purse.tenant_id))[1] == []
+    assert not fatal.errors
+
+
+async def test_without_a_database_holds_are_turned_away_at_once_and_settlements_kept(
+    start_desk: StartDesk, purse: Purse, proxy: CuttingProxy
+) -> None:
+    url = await proxy.start()
+    desk = await start_desk(url)
+    period = purse.period(limit=100)
+    hold = purse.hold(60, period)
+    await desk.place_hold(hold)
+    await proxy.stop()
+    proxy.lose_next_answer()
+    with pytest.raises(DeskUnavailable):
+        await desk.place_hold(purse.hold(1, period))
+    settled = desk.settle(purse.charge(hold, 25))
+    began = time.monotonic()
+    with pytest.raises(DeskUnavailable):
+        await desk.place_hold(purse.hold(1, period))
+    assert time.monotonic() - began < 0.2
+    await asyncio.sleep(0.3)
+    assert not settled.done()
+
+    port = int(url.split("127.0.0.1:")[1].split("/")[0])
+    proxy._server = await asyncio.start_server(proxy._serve, "127.0.0.1", port)
+    async with asyncio.timeout(5):
+        assert await settled
+    assert ("charge", 25) in purse.entries()
+
+
+async def test_a_worker_whose_lease_was_swept_takes_a_new_one_before_it_admits(
+    desk: Desk, purse: Purse, fatal: Fatal
+) -> None:
+    period = purse.period(limit=100)
+    before = desk.lease_id
+    purse.connection.execute("UPDATE desk_workerlease SET swept_at = now() WHERE id = %s", [before])
+    assert isinstance(await desk.place_hold(purse.hold(10, period)), Held)
+    assert desk.lease_id != before
+    leases = purse.connection.execute(
+        "SELECT lease_id FROM ledger_hold WHERE tenant_id = %s", [purse.tenant_id]
+    ).fetchall()
+    assert leases == [(desk.lease_id,)]
+    assert not fatal.errors
+
+
+async def _die(desk: Desk) -> None:
+    """End a desk as kill -9 would: no flush, no goodbye."""
+    assert desk._task
+    assert desk._connection
+    desk._task.cancel()
+    await asyncio.wait({desk._task})
+    await desk._connection.close()
+    desk.connected = False
+
+
+async def test_a_dead_workers_holds_are_charged_in_full_and_a_late_settlement_loses(
+    start_desk: StartDesk, purse: Purse
+) -> None:
+    alive, dead = await start_desk(worker="alive"), await start_desk(worker="dead")
+    period = purse.period(limit=100)
+    orphan, live = purse.hold(60, period), purse.hold(30, period)
+    await dead.place_hold(orphan)
+    await alive.place_hold(live)
+    await _die(dead)
+    sweeper = Sweeper(alive, settings.DATABASE_URL, heartbeat_seconds=0.05, stale_seconds=0.4)
+    sweeper.start()
+    async with asyncio.timeout(5):
+        while purse.row(period) != (60, 30):
+            await asyncio.sleep(0.02)
+    assert purse.entries() == [("charge", 60)]
+    assert (purse.count("calls_call"), purse.count("calls_attempt")) == (1, 1)
+    assert not await alive.settle(purse.charge(orphan, 5))
+    assert purse.row(period) == (60, 30)
+    await sweeper.stop()
+
+
+async def test_silence_during_an_outage_sweeps_nobody(start_desk: StartDesk, purse: Purse) -> None:
+    """After an outage a sweeper waits for its own second success before it judges others."""
+    watcher, slow = await start_desk(worker="watcher"), await start_desk(worker="slow")
+    period = purse.period(limit=100)
+    await slow.place_hold(purse.hold(60, period))
+    purse.connection.execute(
+        "UPDATE desk_workerlease SET heartbeat_at = heartbeat_at - interval '1 hour' WHERE id = %s",
+        [slow.lease_id],
+    )
+    sweeper = Sweeper(watcher, settings.DATABASE_URL, heartbeat_seconds=60, stale_seconds=0.5)
+    await sweeper.sweep()
+    await sweeper.sweep()  # the second success: from here on silence counts
+    assert purse.row(period) == (0, 60)
+    slow.heartbeat()
+    await asyncio.sleep(0.2)
+    await sweeper.sweep()
+    assert purse.row(period) == (0, 60)
+    await asyncio.sleep(0.6)
+    await sweeper.sweep()
+    assert purse.row(period) == (60, 0)
+    await sweeper.stop()
+
+
+def test_a_stopped_worker_holds_up_the_others_no_longer_than_its_transaction_may_last(purse: Purse) -> None:
+    """SIGSTOP at random moments of busy batches; the neighbour's longest silence is measured."""
+    period = purse.period(limit=10**12)
+    script = str(Path(__file__).with_name("busy_worker.py"))
+    command = [sys.executable, script, str(purse.tenant_id), str(period), "1.0"]
+    busy = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=dict(os.environ))
+    neighbour = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
+    assert neighbour.stdout
+    try:
+        assert neighbour.stdout.readline().startswith("ready")
+        for _ in range(5):
+            time.sleep(0.2 + random.random() * 0.3)
+            busy.send_signal(signal.SIGSTOP)
+            time.sleep(1.6)
+            busy.send_signal(signal.SIGCONT)
+        neighbour.send_signal(signal.SIGTERM)
+        longest_silence_seconds, calls = map(float, neighbour.stdout.read().split())
+    finally:
+        for process in (busy, neighbour):
+            process.send_signal(signal.SIGCONT)
+            process.terminate()
+            process.wait(10)
+    assert calls > 500
+    assert longest_silence_seconds < 1.5, "the transaction timeout of one second did not free the row"
+    assert audit(purse.tenant_id)[1] == []
+
+
+def test_deadlocks_do_not_happen_when_desks_share_rows_in_any_order(purse: Purse) -> None:
+    rows = [purse.period(limit=10**9) for _ in range(6)]
+
+    async def race() -> None:
+        desks = [Desk(settings.DATABASE_URL, f"order-{i}", on_fatal=print) for i in range(3)]
+        for desk in desks:
+            await desk.start()
+
+        async def call(desk: Desk) -> None:
+            for _ in range(40):
+                hold = purse.hold(5, *random.sample(rows, 3))
+                await desk.place_hold(hold)
+                await desk.settle(purse.charge(hold, 5))
+
+        await asyncio.gather(*(call(desk) for desk in desks for _ in range(8)))
+        for desk in desks:
+            await desk.stop()
+
+    before = _deadlocks(purse.connection)
+    asyncio.run(race())
+    assert _deadlocks(purse.connection) == before
+    assert sum(purse.row(row)[0] for row in rows) == 3 * 8 * 40 * 5 * 3
+
+
+def _deadlocks(connection: psycopg.Connection[tuple[int]]) -> int:
+    connection.execute("SELECT pg_stat_force_next_flush()")
+    row = connection.execute(
+        "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+    ).fetchone()
+    assert row is not None
+    return row[0]
