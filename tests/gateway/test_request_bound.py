@@ -1,0 +1,226 @@
+"""The bound on input tokens: never below what a byte-level tokenizer could make of the text."""
+
+import base64
+import json
+import sys
+import unicodedata
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from governance.gateway.request import read_request
+from governance.gateway.text_bound import (
+    _DECOMPOSABLE,
+    BASE_TOKENS,
+    BUILT_IN_TOOL_TOKENS,
+    TOOL_SET_TOKENS,
+    input_bound,
+    unbounded_features,
+)
+
+WINDOW = 1_000_000
+
+
+def body(*, ascii_only=False, separators=(",", ":"), model="claude-opus-5-5", **changes) -> bytes:
+    fields = {"model": model, "max_tokens": 10, "messages": [{"role": "user", "content": "Hello"}]} | changes
+    return json.dumps(fields, separators=separators, ensure_ascii=ascii_only).encode()
+
+
+def user(*blocks) -> list:
+    return [{"role": "user", "content": list(blocks)}]
+
+
+def bound(window=WINDOW, **changes):
+    return input_bound(read_request(body(**changes)), window)
+
+
+def features(**changes) -> tuple[str, ...]:
+    return unbounded_features(read_request(body(**changes)))
+
+
+# --- The text ------------------------------------------------------------------------------------
+def all_strings(value) -> list[str]:
+    match value:
+        case str():
+            return [value]
+        case dict():
+            return [text for pair in value.items() for part in pair for text in all_strings(part)]
+        case list():
+            return [text for part in value for text in all_strings(part)]
+    return []
+
+
+def naive_tokens(raw: bytes) -> int:
+    """Decode everything, normalise everything, count bytes: slow and plainly right."""
+    return sum(
+        max(len(text.encode()), len(unicodedata.normalize("NFKC", text).encode()))
+        for text in all_strings(json.loads(raw))
+    )
+
+
+# Half of the characters are such that grow, combine or reorder, the other half anything.
+growing = st.sampled_from(
+    "\ufdfa\ufdfb\u3300\u33aa\u2057\u1f82\u00f6\u0323\u0308\u0345\u1e9b\uac01\u11a8\u01c4½ﬃが🄐𝅘𝅥𝅲é→"
+)
+texts = st.text(growing | st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40)
+
+
+@settings(deadline=None, derandomize=True, max_examples=400)
+@given(
+    texts=st.lists(texts, min_size=1, max_size=6),
+    ascii_only=st.booleans(),
+    separators=st.sampled_from([(",", ":"), (", ", ": ")]),
+)
+@example(texts=["\ufdfa" * 1000], ascii_only=True, separators=(",", ":"))
+@example(texts=["\ufdfa" * 1000], ascii_only=False, separators=(",", ":"))
+@example(texts=["o\u0308\u0323" * 500, "\u00f6\u0323" * 500], ascii_only=False, separators=(",", ":"))
+def test_the_bound_is_never_below_the_bytes_of_the_normalised_text(texts, ascii_only, separators):
+    blocks = [{"type": "text", "text": text} for text in texts]
+    input_value = {"type": "tool_use", "id": "t", "name": "n", "input": {text: text for text in texts}}
+    raw = body(
+        ascii_only=ascii_only,
+        separators=separators,
+        system=texts[0],
+        messages=[*user(*blocks), {"role": "assistant", "content": [input_value]}],
+    )
+    assert input_bound(read_request(raw), 10**9).tokens_max >= naive_tokens(raw)
+
+
+def test_every_character_that_can_grow_is_known():
+    ranges = [range(*pair) for pair in _DECOMPOSABLE]
+    hangul = range(0xAC00, 0xD7A4)
+    missed = [
+        code
+        for code in range(0x80, sys.maxunicode + 1)
+        if unicodedata.decomposition(chr(code)) and code not in hangul and not any(code in r for r in ranges)
+    ]
+    assert missed == []
+
+
+def test_recomposition_never_makes_text_longer():
+    for code in range(0x80, sys.maxunicode + 1):
+        parts = unicodedata.decomposition(chr(code)).split()
+        if len(parts) == 2 and not parts[0].startswith("<"):
+            assert len(chr(code).encode()) <= sum(len(chr(int(part, 16)).encode()) for part in parts)
+
+
+def test_plain_text_costs_its_bytes_and_little_more():
+    raw = body(messages=user({"type": "text", "text": "word " * 10_000}))
+    assert input_bound(read_request(raw), WINDOW).tokens_max == len(raw) + BASE_TOKENS
+
+
+def test_nothing_costs_more_than_the_context_window():
+    assert bound(window=200_000, messages=user({"type": "text", "text": "x" * 300_000})).tokens_max == 200_000
+
+
+# --- Media ---------------------------------------------------------------------------------------
+def image(data_bytes: int) -> dict:
+    data = base64.b64encode(b"i" * data_bytes).decode()
+    return {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": data}}
+
+
+def pdf(content: bytes) -> dict:
+    data = base64.b64encode(b"%PDF-1.7\n" + content).decode()
+    return {"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": data}}
+
+
+@pytest.mark.parametrize(
+    ("model", "cap"),
+    [
+        ("claude-opus-5-5", 4_800),
+        ("claude-opus-4-7", 4_800),
+        ("claude-opus-4-6", 1_600),
+        ("claude-sonnet-4-5-20250929", 1_600),
+        ("claude-haiku-4-5", 1_600),
+        ("claude-opus-4-20250514", 1_600),
+        ("claude-3-haiku-20240307", 1_600),
+        ("something-new", 4_800),
+    ],
+)
+def test_an_image_costs_the_cap_of_its_model_and_not_its_base64(model, cap):
+    one = bound(model=model, messages=user(image(90_000)))
+    assert cap < one.tokens_max < cap + 400
+    nested = {"type": "tool_result", "tool_use_id": "t", "content": [image(90_000), image(90_000)]}
+    assert 2 * cap < bound(model=model, messages=user(nested)).tokens_max < 2 * cap + 600
+    assert "images" in one.reasons
+
+
+def test_a_pdf_costs_its_pages():
+    pages = b"<< /Type /Pages /Count 3 >> " + b"<< /Type /Page >> " * 3
+    found = bound(messages=user(pdf(pages + b"x" * 50_000)))
+    assert 3 * 7_800 < found.tokens_max < 3 * 7_800 + 400
+    assert "pdf_pages" in found.reasons
+    assert bound(messages=user(pdf(b"/Count 9 " + pages))).tokens_max > 9 * 7_800
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"no pages", b"/Type /Page /ObjStm", b"/Type /Page /Encrypt", b"/Type /Page /Count 999999999"],
+)
+def test_a_pdf_that_a_plain_look_cannot_count_costs_the_context_window(content):
+    found = bound(messages=user(pdf(content)))
+    assert found.tokens_max == WINDOW
+    assert "context_window:document" in found.reasons
+
+
+@pytest.mark.parametrize(
+    ("source", "feature"),
+    [
+        ({"type": "url", "url": "https://example.org/x.png"}, "url_source"),
+        ({"type": "file", "file_id": "file_1"}, "file_source"),
+        ({"type": "new", "x": 1}, "unknown_source"),
+    ],
+)
+def test_what_is_not_in_the_body_costs_the_context_window_and_is_unbounded(source, feature):
+    messages = user({"type": "document", "source": source})
+    assert bound(messages=messages).tokens_max == WINDOW
+    assert features(messages=messages) == (feature,)
+
+
+# --- Tools and features --------------------------------------------------------------------------
+def test_tool_definitions_count_twice():
+    tool = {"name": "t", "description": "d" * 1_000, "input_schema": {"type": "object"}}
+    raw = body(tools=[tool])
+    over = input_bound(read_request(raw), WINDOW).tokens_max - len(raw)
+    assert over >= TOOL_SET_TOKENS + 1_000
+
+
+def test_a_built_in_tool_costs_more_than_its_name():
+    raw = body(tools=[{"type": "bash_20250124", "name": "bash"}])
+    assert input_bound(read_request(raw), WINDOW).tokens_max > len(raw) + BUILT_IN_TOOL_TOKENS
+    assert unbounded_features(read_request(raw)) == ()
+
+
+def test_a_server_tool_reads_the_whole_window_once_more_for_each_use():
+    found = bound(tools=[{"type": "web_search_20250305", "name": "web_search", "max_uses": 4}])
+    assert (found.tokens_max, found.passes_max, found.web_searches_max) == (5 * WINDOW, 5, 4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, ()),
+        ({"tools": [{"name": "t", "input_schema": {}}, {"type": "custom", "name": "u"}]}, ()),
+        ({"tools": [{"type": "web_search_20250305", "name": "w", "max_uses": 3}]}, ()),
+        ({"tools": [{"type": "web_search_20250305", "name": "w"}]}, ("server_tool:web_search_20250305",)),
+        ({"tools": [{"type": "web_search_20250305", "max_uses": 0}]}, ("server_tool:web_search_20250305",)),
+        ({"tools": [{"type": "web_search_20250305", "max_uses": "3"}]}, ("server_tool:web_search_20250305",)),
+        ({"tools": [{"type": "brand_new_20270101", "max_uses": 3}]}, ("server_tool:brand_new_20270101",)),
+        ({"tools": [{"type": "code_execution_20260209"}]}, ("code_execution",)),
+        ({"tools": [{"type": "advisor_20260301", "model": "claude-opus-5-5"}]}, ("advisor",)),
+        ({"tools": [{"type": "mcp_toolset"}], "mcp_servers": [{"url": "https://m"}]}, ("mcp",)),
+        ({"mcp_servers": []}, ()),
+        ({"compaction": {"type": "auto"}}, ("compaction",)),
+        ({"context_management": {"edits": [{"type": "compact_20260112"}]}}, ("compaction",)),
+        ({"context_management": {"edits": [{"type": "clear_thinking_20251015"}]}}, ()),
+        ({"fallbacks": "default"}, ("fallbacks",)),
+        ({"fallbacks": None}, ()),
+        ({"container": "c_1"}, ("container",)),
+        ({"thread": {"type": "create"}}, ("thread",)),
+        ({"speed": "fast"}, ("fast_mode",)),
+        ({"speed": "standard"}, ()),
+    ],
+)
+def test_features_without_a_worst_case_are_named(changes, expected):
+    assert features(**changes) == expected
