@@ -27,7 +27,6 @@ HELD_RETRY_SECONDS = 2
 async def hold(exchange: Exchange, promise: Promise) -> Attempt:
     """Place the hold; when this returns, the call may go upstream. CallRefused otherwise."""
     gateway, key = exchange.gateway, exchange.key
-    assert key is not None
     if not key.tenant.has_wall:
         raise errors.forbidden(
             "no_budget",
@@ -70,7 +69,6 @@ async def _periods(exchange: Exchange, budgets: tuple[BudgetTerms, ...]) -> tupl
 
 def _memo(exchange: Exchange, promise: Promise) -> str:
     key, request = exchange.key, exchange.request
-    assert key is not None and request is not None
     return make_memo(
         call_id=exchange.id,
         key_id=key.id,
@@ -98,7 +96,8 @@ def budget_refusal(
     figures = (
         f"This call could cost up to {format_usd(needed_nanos)}; the budget “{budget.name}” has "
         f"{format_usd(max(refused.left_nanos, 0))} left of {format_usd(refused.limit_nanos)} "
-        f"({format_usd(refused.spent_nanos)} spent, {format_usd(refused.held_nanos)} held for calls in flight). "
+        f"({format_usd(refused.spent_nanos)} spent, {format_usd(refused.held_nanos)} held for calls in "
+        "flight). "
     )
     if needed_nanos <= refused.limit_nanos - refused.spent_nanos:
         return Refusal(

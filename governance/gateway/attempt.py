@@ -116,7 +116,6 @@ class Attempt:
 
     def _record(self, charge: Charge | None) -> AttemptRecord:
         exchange = self.exchange
-        assert exchange.key is not None
         record = AttemptRecord(
             id=self.hold_id,
             call_id=exchange.id,

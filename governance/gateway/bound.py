@@ -1,29 +1,101 @@
-"""The worst case of a call in nano-dollars, before anything is sent."""
+"""The worst case of a call in nano-dollars, before anything is sent; or why there is none."""
 
+from governance.core.money import NANOS_MAX
+from governance.core.usage import Speed
 from governance.gateway import errors
 from governance.gateway.charging import Promise
-from governance.gateway.errors import CallRefused
+from governance.gateway.errors import CallRefused, forbidden, invalid
 from governance.gateway.exchange import Exchange
+from governance.gateway.request import CacheTtl, Request
+from governance.gateway.text_bound import InputBound, input_bound, unbounded_features
+from governance.pricing.book import PriceBook
+
+CONTEXT_WINDOW_TOKENS_MAX = 1_000_000
+"""The window of a model that we do not know, or that a beta widens."""
+_WIDER_WINDOW = "context-1m"
 
 
 def worst_case(exchange: Exchange) -> Promise:
-    """What to hold. CallRefused for a request without a bound, unless the key allows it."""
+    """What to hold for the request, with `exchange.bound` saying how sure that is:
+
+        bounded    it cannot cost more
+        assumed    it cannot, unless a body field, beta or model that we do not know changes the price
+        unbounded  it can; the key allows that
+
+    CallRefused for a request without a bound on any other key.
+    """
     key, request = exchange.key, exchange.request
-    assert key is not None and request is not None
-    tenant = key.tenant
-    if not tenant.upstream_headers:
+    if not key.tenant.upstream_headers:
         raise CallRefused(errors.NO_UPSTREAM_CREDENTIAL)
-    exchange.bound = "bounded"
-    held = [
-        book.worst_case(
-            request.model,
-            input_tokens_max=len(request.body) * 2 + 1000,
-            output_tokens_max=request.max_tokens,
-            cache_ttl="1h",
-            inference_geo=request.fields.inference_geo,
-            speed="standard",
-            at=exchange.started_at,
+    facts = key.tenant.book.model(request.model)
+    window = facts.context_window_tokens if facts else CONTEXT_WINDOW_TOKENS_MAX
+    if any(beta.startswith(_WIDER_WINDOW) for beta in exchange.inbound.beta):
+        window = max(window, CONTEXT_WINDOW_TOKENS_MAX)
+    bound = input_bound(request, window)
+    features = unbounded_features(request)
+    if features:
+        _check_allowed(exchange, features)
+        bound = InputBound(window * bound.passes_max, bound.passes_max, bound.web_searches_max, features)
+        exchange.bound = "unbounded"
+    elif facts is None or request.unknown_fields:
+        exchange.bound = "assumed"
+        _alert(exchange, known_model=facts is not None)
+    else:
+        exchange.bound = "bounded"
+    held_nanos = _priced(key.tenant.book, exchange, bound)
+    if held_nanos > NANOS_MAX:
+        raise invalid(
+            "worst_case_too_large",
+            "The worst case of this request is more money than can be held. Lower max_tokens or max_uses.",
         )
-        for book in (tenant.book, tenant.list_book)
-    ]
-    return Promise(held[0], held[1], request.max_tokens, True, exchange.started_at, tenant.book)
+    list_book = key.tenant.list_book
+    return Promise(
+        held_nanos=held_nanos,
+        list_nanos=held_nanos
+        if list_book is key.tenant.book
+        else min(NANOS_MAX, _priced(list_book, exchange, bound)),
+        max_tokens=request.max_tokens,
+        single_pass=bound.passes_max == 1 and exchange.bound == "bounded",
+        at=exchange.started_at,
+        book=key.tenant.book,
+    )
+
+
+def _priced(book: PriceBook, exchange: Exchange, bound: InputBound) -> int:
+    request = exchange.request
+    speed: Speed = "standard" if request.fields.speed in (None, "standard") else "fast"
+    return book.worst_case(
+        request.model,
+        input_tokens_max=bound.tokens_max,
+        output_tokens_max=request.max_tokens * bound.passes_max,
+        cache_ttl=_cache_ttl(request, bound),
+        inference_geo=request.fields.inference_geo,
+        speed=speed,
+        at=exchange.started_at,
+        web_search_requests_max=bound.web_searches_max,
+    )
+
+
+def _cache_ttl(request: Request, bound: InputBound) -> CacheTtl:
+    """Server tools write to the cache after each result, whether or not the request asks for caching."""
+    return request.cache_ttl or ("5m" if bound.passes_max > 1 else None)
+
+
+def _check_allowed(exchange: Exchange, features: tuple[str, ...]) -> None:
+    if not exchange.key.unbounded_allowed:
+        raise forbidden(
+            "unbounded",
+            f"The cost of this request has no upper bound because of {', '.join(features)}, so no budget "
+            "could hold it. Leave that out (a web search needs max_uses), or ask your administrator for a key "
+            "that may send unbounded calls.",
+        )
+
+
+def _alert(exchange: Exchange, *, known_model: bool) -> None:
+    """One log line per new name and process: somebody should teach us what it costs."""
+    request, warn = exchange.request, exchange.gateway.warn_once
+    for name in request.unknown_fields:
+        warn(f"field {name}", "The body field %r is not known; worst cases with it are assumed.", name)
+    if not known_model:
+        model = request.model[:128]
+        warn(f"model {model}", "The model %r has no price; the dearest known is held and charged.", model)

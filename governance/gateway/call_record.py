@@ -14,8 +14,7 @@ _encode = msgspec.json.Encoder().encode
 
 def of_call(exchange: "Exchange", outcome: str, status: int, reason: str) -> CallRecord:
     """The row of a call that took no hold. The caller's key must be known."""
-    key, request, inbound = exchange.key, exchange.request, exchange.inbound
-    assert key is not None
+    key, inbound = exchange.key, exchange.inbound
     return CallRecord(
         id=exchange.id,
         tenant_id=key.tenant.id,
@@ -28,7 +27,7 @@ def of_call(exchange: "Exchange", outcome: str, status: int, reason: str) -> Cal
         traceparent=inbound.traceparent,
         endpoint=exchange.endpoint,
         requested_model=exchange.requested_model,
-        stream=request.stream if request else False,
+        stream=exchange.request.stream if exchange.parsed else False,
         outcome=outcome,
         status=status,
         reason=reason,

@@ -10,11 +10,11 @@ from governance.core.clock import utcnow
 from governance.core.ids import uuid7
 from governance.gateway.body import Receive, decoded, read_body
 from governance.gateway.inbound import Inbound, read_headers
+from governance.gateway.request import Request
 from governance.gateway.snapshot import KeySnapshot
 
 if TYPE_CHECKING:
     from governance.gateway.gateway import Gateway
-    from governance.gateway.request import MessagesRequest
 
 
 class Exchange:
@@ -24,6 +24,8 @@ class Exchange:
     """
 
     __slots__ = (
+        "_key",
+        "_request",
         "body",
         "body_bytes_taken",
         "bound",
@@ -35,13 +37,11 @@ class Exchange:
         "held_ms",
         "id",
         "inbound",
-        "key",
         "method",
         "on_leave",
         "path",
         "query",
         "receive",
-        "request",
         "started_at",
         "started_monotonic",
         "tags",
@@ -58,10 +58,10 @@ class Exchange:
         self.started_monotonic = monotonic()
         self.inbound = Inbound()
         self.endpoint = self.path[:32]
-        self.key: KeySnapshot | None = None
+        self._key: KeySnapshot | None = None
         self.body = b""
         self.body_bytes_taken = 0
-        self.request: MessagesRequest | None = None
+        self._request: Request | None = None
         self.tags: dict[str, str] = {}
         self.decision: dict[str, Any] = {}
         self.bound: str | None = None
@@ -90,15 +90,42 @@ class Exchange:
             self._take(len(self.body) - self.body_bytes_taken)
 
     def _take(self, size: int) -> None:
-        assert self.key is not None
         self.gateway.body_budget.take(self.key.tenant.id, size)
         self.body_bytes_taken += size
 
     def release(self) -> None:
         """Give back what the request's body took."""
-        if self.body_bytes_taken and self.key is not None:
+        if self.body_bytes_taken:
             self.gateway.body_budget.give_back(self.key.tenant.id, self.body_bytes_taken)
             self.body_bytes_taken = 0
+
+    @property
+    def authenticated(self) -> bool:
+        """Is it known whose call this is? Then `key` is there, though it may be a revoked one."""
+        return self._key is not None
+
+    @property
+    def key(self) -> KeySnapshot:
+        assert self._key is not None
+        return self._key
+
+    @key.setter
+    def key(self, key: KeySnapshot) -> None:
+        self._key = key
+
+    @property
+    def parsed(self) -> bool:
+        """Was the body read and accepted? Then `request` is there."""
+        return self._request is not None
+
+    @property
+    def request(self) -> Request:
+        assert self._request is not None
+        return self._request
+
+    @request.setter
+    def request(self, request: Request) -> None:
+        self._request = request
 
     def elapsed_ms(self) -> int:
         """Since the request's headers were read."""
@@ -113,12 +140,12 @@ class Exchange:
     @property
     def requested_model(self) -> str | None:
         """What the client asked for, once its body was read."""
-        return self.request.model[:128] if self.request else None
+        return self._request.model[:128] if self._request else None
 
     @property
     def end_user(self) -> str | None:
         """The caller's own user, as the body's metadata names it."""
-        user_id = self.request.user_id if self.request else None
+        user_id = self._request.user_id if self._request else None
         return user_id and user_id[:256]
 
     @property

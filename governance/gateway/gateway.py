@@ -137,7 +137,7 @@ class Gateway:
     def refuse(self, exchange: Exchange, refusal: Refusal) -> GatewayResponse:
         """Count the refusal, record it where the tenant is known, and put it in the envelope."""
         self.metrics.calls[Outcome.REFUSED, refusal.reason] += 1
-        if exchange.key is not None:
+        if exchange.authenticated:
             call = call_record.of_call(exchange, Outcome.REFUSED, refusal.status, refusal.reason)
             self._watch(self.desk.record(call))
         return envelope(refusal, str(exchange.id))

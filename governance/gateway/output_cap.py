@@ -9,12 +9,12 @@ import re
 import msgspec
 
 from governance.gateway.errors import CallRefused, invalid
-from governance.gateway.request import MessagesRequest, RequestRefused, is_given, read_request
+from governance.gateway.request import Request, RequestRefused, is_given, read_request
 
 _MAX_TOKENS = re.compile(rb'"max_tokens"\s*:\s*(\d+)')
 
 
-def capped(request: MessagesRequest, cap: int) -> MessagesRequest:
+def capped(request: Request, cap: int) -> Request:
     """The request asking for at most `cap` output tokens. CallRefused where that cannot be done."""
     if request.max_tokens <= cap:
         return request
@@ -41,7 +41,7 @@ def capped(request: MessagesRequest, cap: int) -> MessagesRequest:
     )
 
 
-def _thinking_budget(request: MessagesRequest) -> int:
+def _thinking_budget(request: Request) -> int:
     raw = (request.fields.thinking or {}).get("budget_tokens", msgspec.Raw())
     if not is_given(raw):
         return 0

@@ -28,7 +28,6 @@ async def create_message(exchange: Exchange) -> GatewayResponse:
 async def read(exchange: Exchange) -> None:
     """Headers and body → tags and request."""
     key, inbound = exchange.key, exchange.inbound
-    assert key is not None
     if inbound.content_type != b"application/json":
         raise invalid("content_type", "Send the request as content-type: application/json.", status=415)
     exchange.tags = merged_tags(inbound.tags, key.default_tags, key.required_tags)
@@ -42,11 +41,11 @@ async def read(exchange: Exchange) -> None:
 def check_policies(exchange: Exchange) -> None:
     """The key's own rules: which models, how much output."""
     key, request = exchange.key, exchange.request
-    assert key is not None and request is not None
     if key.allowed_models and request.model not in key.allowed_models:
         raise forbidden(
             "model_not_allowed",
-            f"This key may not use {request.model[:128]}. It may use {', '.join(sorted(key.allowed_models))}.",
+            f"This key may not use {request.model[:128]}. It may use "
+            f"{', '.join(sorted(key.allowed_models))}.",
         )
     if key.max_output_tokens is not None and request.max_tokens > key.max_output_tokens:
         exchange.request = capped(request, key.max_output_tokens)
@@ -56,7 +55,6 @@ def check_policies(exchange: Exchange) -> None:
 async def send(exchange: Exchange, attempt: admission.Attempt) -> GatewayResponse:
     """The call that is paid for: out, and its answer back."""
     request = exchange.request
-    assert exchange.key is not None and request is not None
     try:
         upstream = await exchange.gateway.upstream.send(
             "POST",
@@ -81,7 +79,6 @@ async def send(exchange: Exchange, attempt: admission.Attempt) -> GatewayRespons
 async def relay_free(exchange: Exchange) -> GatewayResponse:
     """What costs nothing (count_tokens, models): relayed and recorded, never blocked by a budget."""
     key = exchange.key
-    assert key is not None
     if not key.tenant.upstream_headers:
         raise CallRefused(errors.NO_UPSTREAM_CREDENTIAL)
     exchange.tags = merged_tags(exchange.inbound.tags, key.default_tags, ())
