@@ -22,8 +22,7 @@ def add_credential(
     tenant: Tenant | None, label: str, plaintext: str, *, actor: Actor | None = None
 ) -> ProviderCredential:
     """Store a credential of the tenant, or (None) the operator's for everybody. ValidationError if unfit."""
-    if not _HEADER_SAFE.fullmatch(plaintext):
-        raise ValidationError("A Claude API key has 16 to 512 visible ASCII characters and no spaces.")
+    check_credential(plaintext)
     credential = ProviderCredential(pk=_next_id(), tenant=tenant, label=label, hint=plaintext[-4:])
     credential.encryption_key_id, credential.ciphertext = encrypt(
         plaintext, associated_data(credential.tenant_id, credential.pk)
@@ -35,6 +34,12 @@ def add_credential(
             actor, credential.tenant_id, "credential.add", credential, after=credential_facts(credential)
         )
     return credential
+
+
+def check_credential(plaintext: str) -> None:
+    """ValidationError unless it can travel in a header: 16 to 512 visible ASCII characters."""
+    if not _HEADER_SAFE.fullmatch(plaintext):
+        raise ValidationError("A Claude API key has 16 to 512 visible ASCII characters and no spaces.")
 
 
 def disable_credential(credential: ProviderCredential, *, actor: Actor | None = None) -> ProviderCredential:

@@ -138,6 +138,37 @@ def issue_key(
     return issued
 
 
+CHANGEABLE_SETTINGS = frozenset(
+    {
+        "name",
+        "expires_at",
+        "default_tags",
+        "required_tags",
+        "allowed_models",
+        "max_output_tokens",
+        "unbounded_allowed",
+    }
+)
+
+
+def change_key(key: ApiKey, settings: Mapping[str, object], *, actor: Actor | None = None) -> ApiKey:
+    """Change some of CHANGEABLE_SETTINGS; in force in every worker within a second.
+
+    A key never changes its tenant or team: its spending history would change budgets with it.
+    """
+    if unknown := settings.keys() - CHANGEABLE_SETTINGS:
+        raise KeyStateError(f"A key's {', '.join(sorted(unknown))} cannot be changed; issue a new key.")
+    with transaction.atomic():
+        locked = _lock(key)
+        before = key_facts(locked)
+        for name, value in settings.items():
+            setattr(locked, name, value)
+        locked.full_clean()
+        locked.save(update_fields=list(settings))
+        events.record(actor, locked.tenant_id, "key.change", locked, before, key_facts(locked))
+    return locked
+
+
 def revoke_key(key: ApiKey, reason: str, *, actor: Actor | None = None) -> ApiKey:
     """Refuse the key from now on, in every worker within a second. Revoking twice changes nothing."""
     with transaction.atomic():

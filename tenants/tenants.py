@@ -1,4 +1,4 @@
-"""Tenants and teams: create, pause, resume, close."""
+"""Tenants and teams: create and change; pause, resume and close."""
 
 from django.db import transaction
 from django.utils.text import slugify
@@ -34,15 +34,41 @@ def create_team(tenant: Tenant, name: str, *, slug: str | None = None, actor: Ac
     return team
 
 
-def set_tenant_status(tenant: Tenant, status: str, reason: str, *, actor: Actor | None = None) -> Tenant:
-    """Active, paused or closed, with the reason that its callers will read in the refusal."""
+def change_tenant(
+    tenant: Tenant,
+    *,
+    name: str | None = None,
+    time_zone: str | None = None,
+    status: str | None = None,
+    status_reason: str | None = None,
+    actor: Actor | None = None,
+) -> Tenant:
+    """Change what is given. A new time zone holds for budgets that are set from now on.
+
+    Callers of a paused or closed tenant read `status_reason` in the refusal.
+    """
+    given = {"name": name, "time_zone": time_zone, "status": status, "status_reason": status_reason}
+    changes = {field: value for field, value in given.items() if value is not None}
     with transaction.atomic():
         locked: Tenant = Tenant.objects.select_for_update().get(pk=tenant.pk)
         before = tenant_facts(locked)
-        locked.status, locked.status_reason = status, reason
+        for field, value in changes.items():
+            setattr(locked, field, value)
         locked.full_clean()
-        locked.save(update_fields=["status", "status_reason"])
-        events.record(actor, locked.pk, "tenant.status", locked, before, tenant_facts(locked))
+        locked.save(update_fields=list(changes))
+        events.record(actor, locked.pk, "tenant.change", locked, before, tenant_facts(locked))
+    return locked
+
+
+def rename_team(team: Team, name: str, *, actor: Actor | None = None) -> Team:
+    """Give the team another name; its slug stays, because commands and exports refer to it."""
+    with transaction.atomic():
+        locked: Team = Team.objects.select_for_update().get(pk=team.pk)
+        before = {"name": locked.name}
+        locked.name = name
+        locked.full_clean()
+        locked.save(update_fields=["name"])
+        events.record(actor, locked.tenant_id, "team.rename", locked, before, {"name": name})
     return locked
 
 

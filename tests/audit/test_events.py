@@ -9,7 +9,7 @@ from governance.audit import events
 from governance.audit.models import AuditEvent
 from tenants import credentials, keys
 from tenants.scope import platform_scope
-from tenants.tenants import create_team, set_tenant_status
+from tenants.tenants import create_team, change_tenant
 from tests.tenants.makers import make_tenant
 
 STATEMENTS = [
@@ -39,7 +39,7 @@ def test_each_change_of_a_tenants_rules_leaves_an_event_that_names_the_actor() -
         keys.revoke_key(keys.rotate_key(issued.key, 60, actor=actor).key, "lost", actor=actor)
         credential = credentials.add_credential(tenant, "main", "sk-ant-0123456789abcdef", actor=actor)
         credentials.disable_credential(credential, actor=actor)
-        set_tenant_status(tenant, "paused", "unpaid", actor=actor)
+        change_tenant(tenant, status="paused", status_reason="unpaid", actor=actor)
     rows = AuditEvent.objects.filter(tenant_id=tenant.pk).order_by("id")
     assert [row.action for row in rows] == [
         "tenant.create",
@@ -50,7 +50,7 @@ def test_each_change_of_a_tenants_rules_leaves_an_event_that_names_the_actor() -
         "key.revoke",
         "credential.add",
         "credential.disable",
-        "tenant.status",
+        "tenant.change",
     ]
     for row in rows[1:]:
         assert (row.actor_name, row.actor_user_id, row.ip_address) == ("alice", 7, "192.0.2.1")

@@ -14,7 +14,7 @@ from tenants import keys
 from tenants.models import ApiKey, Tenant
 from tenants.scope import platform_scope, tenant_scope
 from tenants.secrets import key_peppers
-from tenants.tenants import set_tenant_status
+from tenants.tenants import change_tenant
 from tests.tenants.makers import make_team
 
 
@@ -178,7 +178,7 @@ def test_a_key_that_is_revoked_expired_or_replaced_cannot_be_rotated(alice: Tena
 
 def test_a_closed_tenant_gets_no_new_keys(alice: Tenant) -> None:
     with platform_scope():
-        closed = set_tenant_status(alice, "closed", "left us")
+        closed = change_tenant(alice, status="closed", status_reason="left us")
         with pytest.raises(keys.KeyStateError, match="is closed"):
             keys.issue_key(closed, "late")
 

@@ -6,7 +6,7 @@ from django.db import connection, transaction
 from tenants import credentials, keys
 from tenants.models import Membership, ProviderCredential, Team, Tenant, TenantVersion
 from tenants.scope import platform_scope, tenant_scope
-from tenants.tenants import set_tenant_status
+from tenants.tenants import change_tenant
 from tenants.versioning import GLOBAL_TENANT_ID, NOTIFY_CHANNEL
 from tests.tenants.makers import make_member, make_team
 
@@ -28,7 +28,7 @@ def test_every_change_moves_the_version_of_its_tenant_and_of_no_other(alice: Ten
         credential = credentials.add_credential(alice, "main", "sk-ant-0123456789abcdef")
         bobs = version(bob.pk)
         changes = {
-            "pause": lambda: set_tenant_status(alice, "paused", "unpaid"),
+            "pause": lambda: change_tenant(alice, status="paused", status_reason="unpaid"),
             "revoke": lambda: keys.revoke_key(issued.key, "lost"),
             "credential": lambda: credentials.disable_credential(credential),
             "team renamed": lambda: Team.objects.filter(pk=team.pk).update(name="Other"),

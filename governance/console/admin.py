@@ -1,0 +1,11 @@
+"""Registers every page of the console; governance/urls.py loads it, in the console's process only."""
+
+from governance.console import (  # noqa: F401  importing registers
+    admin_audit,
+    admin_budgets,
+    admin_calls,
+    admin_credentials,
+    admin_keys,
+    admin_prices,
+    admin_tenants,
+)

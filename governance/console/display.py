@@ -1,0 +1,108 @@
+"""How money, states and times look in the console."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.timezone import localtime
+
+from governance.budgets.models import Budget
+from governance.core.money import format_usd
+
+STATE_LABELS = {
+    "active": "success",
+    "live": "success",
+    "served": "success",
+    "paused": "warning",
+    "expiring": "warning",
+    "refused": "warning",
+    "cut": "warning",
+    "failed": "danger",
+    "swept": "danger",
+    "revoked": "danger",
+    "expired": "info",
+    "closed": "info",
+    "disabled": "info",
+}
+"""State → colour of unfold's label."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One budget period as people see it. Amounts are nano-dollars; widths are whole percents."""
+
+    spent_nanos: int
+    held_nanos: int
+    limit_nanos: int
+
+    @property
+    def left_nanos(self) -> int:
+        return self.limit_nanos - self.spent_nanos - self.held_nanos
+
+    @property
+    def spent_percent(self) -> int:
+        return self._percent(self.spent_nanos)
+
+    @property
+    def held_percent(self) -> int:
+        return min(self._percent(self.held_nanos), 100 - self.spent_percent)
+
+    @property
+    def level(self) -> str:
+        """ok, warm from 75 %, hot from 95 %: the steps at which callers are warned too."""
+        used = self.spent_nanos + self.held_nanos
+        if used * 100 >= self.limit_nanos * 95:
+            return "hot"
+        return "warm" if used * 100 >= self.limit_nanos * 75 else "ok"
+
+    def _percent(self, nanos: int) -> int:
+        """Rounded up, so that the first cent shows; 100 for a limit of nothing."""
+        if self.limit_nanos <= 0:
+            return 100
+        return min(-(-nanos * 100 // self.limit_nanos), 100)
+
+
+def bar_html(bar: Bar) -> SafeString:
+    """Spent, held and left as a bar with its figures beneath."""
+    return format_html(
+        '<div class="exq-bar exq-{}" role="img" aria-label="{} spent, {} held, {} left of {}">'
+        '<span class="exq-spent" style="width:{}%"></span><span class="exq-held" style="width:{}%"></span>'
+        '</div><div class="exq-bar-text"><b>{}</b> spent{} · {} left</div>',
+        bar.level,
+        short_usd(bar.spent_nanos),
+        short_usd(bar.held_nanos),
+        short_usd(bar.left_nanos),
+        short_usd(bar.limit_nanos),
+        bar.spent_percent,
+        bar.held_percent,
+        short_usd(bar.spent_nanos),
+        format_html(" · {} held", short_usd(bar.held_nanos)) if bar.held_nanos else "",
+        short_usd(bar.left_nanos),
+    )
+
+
+def short_usd(nanos: int) -> str:
+    """For overviews: cents, or four decimals under ten cents, to the nearest. Exact pages use format_usd."""
+    step = 10_000_000 if abs(nanos) >= 100_000_000 or nanos == 0 else 100_000
+    rounded = (abs(nanos) + step // 2) // step * step
+    if nanos and not rounded:
+        return "<$0.0001"
+    return format_usd(-rounded if nanos < 0 else rounded)
+
+
+def scope_text(budget: Budget, names: dict[tuple[str, str], str]) -> str:
+    """“tenant”, “team Search”, “key production”. `names`: (scope, ref) → name."""
+    name = names.get((budget.scope, budget.scope_ref))
+    return f"{budget.scope} {name}" if name else budget.scope
+
+
+def code(text: Any) -> SafeString:
+    """An identifier, in type that tells 0 from O."""
+    return format_html('<code class="exq-mono">{}</code>', text)
+
+
+def when(instant: datetime | None) -> str:
+    """A moment to the second, in the site's time zone."""
+    return f"{localtime(instant):%Y-%m-%d %H:%M:%S}" if instant else "—"

@@ -1,0 +1,54 @@
+"""Form fields of the console."""
+
+import zoneinfo
+from typing import Any
+
+from django import forms
+from unfold.widgets import UnfoldAdminTextInputWidget
+
+from governance.core.money import nanos_to_usd, usd_to_nanos
+
+
+class UsdField(forms.CharField):
+    """Dollars as a person writes them, nano-dollars as we keep them: exact, zero or more."""
+
+    widget = UnfoldAdminTextInputWidget
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(max_length=24, **kwargs)
+
+    def clean(self, value: Any) -> int:
+        text = str(super().clean(value)).strip().removeprefix("$").replace(",", "")
+        try:
+            nanos = usd_to_nanos(text)
+        except ValueError as error:
+            raise forms.ValidationError(str(error)) from None
+        if nanos < 0:
+            raise forms.ValidationError("A limit is zero or more.")
+        return nanos
+
+    def prepare_value(self, value: Any) -> Any:
+        return nanos_to_usd(value) if isinstance(value, int) else value
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        try:
+            return self.clean(data) != initial
+        except forms.ValidationError:
+            return True
+
+
+def time_zone_choices() -> list[tuple[str, str]]:
+    """IANA names for a select; UTC first."""
+    names = sorted(name for name in zoneinfo.available_timezones() if "/" in name)
+    return [("UTC", "UTC"), *((name, name) for name in names)]
+
+
+def parse_percents(text: str) -> list[int]:
+    """'50, 75, 90' → [50, 75, 90]. ValidationError unless each is 1 to 100."""
+    try:
+        percents = sorted({int(part) for part in text.replace("%", "").split(",") if part.strip()})
+    except ValueError:
+        raise forms.ValidationError("Write whole percents separated by commas, such as 50, 75, 90.") from None
+    if any(not 1 <= percent <= 100 for percent in percents):
+        raise forms.ValidationError("Each percentage is between 1 and 100.")
+    return percents
