@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -42,6 +43,12 @@ from governance.ops.processes import (
 
 POSTGRES_START_SECONDS_MAX = 120  # a crash recovery may be long; a dead process ends the wait at once
 VALKEY_START_SECONDS_MAX = 15
+POSTGRES_STOP_SECONDS_MAX = 60.0
+POSTGRES_STOPS = ((signal.SIGINT, 3.0), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0))
+"""For one that nobody supervises any more: fast, immediate, gone. What it confirmed is safe either way.
+
+It may be deaf to the first: one that was told to stop during a crash recovery waits for ever (18.6).
+"""
 _VALKEY_DATABASES = 64  # each pytest worker has its own
 
 
@@ -83,6 +90,8 @@ class EmbeddedServers:
             "max_connections": "200",
             "fsync": "on",
             "synchronous_commit": "on",
+            # Before it recovers from a crash: one call, not an fsync of some thousand files.
+            "recovery_init_sync_method": "syncfs" if sys.platform == "linux" else "fsync",
             "timezone": "UTC",
             "log_timezone": "UTC",
         }
@@ -128,7 +137,7 @@ class EmbeddedServers:
         if is_running(pid) and not self._is_our_postgres(pid):
             lock.unlink()
             (self.sockets / ".s.PGSQL.5432.lock").unlink(missing_ok=True)
-        for signum, seconds in ((signal.SIGINT, 30), (signal.SIGQUIT, 10)):
+        for signum, seconds in POSTGRES_STOPS:
             if self._is_our_postgres(pid):
                 os.kill(pid, signum)
                 wait_until(lambda: not is_running(pid), seconds)

@@ -2,16 +2,15 @@
 
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 
+from governance.ops.embedded import POSTGRES_STOPS
 from governance.ops.gateway_parent import STOP_SECONDS_MAX
 from governance.ops.processes import PidFile, wait_until
-
-POSTGRES_STOP_SECONDS_MAX = 60.0
 
 
 class AlreadyRunning(Exception):
@@ -93,21 +92,26 @@ def this_installation() -> Installation:
 def stop_leftovers(installation: Installation, say: Callable[[str], None]) -> None:
     """Stop what a killed `up` left behind: the gateway first, PostgreSQL last. Call it inside only_one()."""
     names = sorted(path.stem for path in installation.run.glob("*.pid"))
-    last: list[str] = [name for name in ("valkey", "postgres") if name in names]
-    first = [name for name in names if name.startswith("gateway")]
-    middle = [name for name in names if name not in (*first, *last)]
-    groups = [first, middle, *([name] for name in last)]
+    gateway = [name for name in names if name.startswith("gateway")]
+    servers = [name for name in ("valkey", "postgres") if name in names]
+    others = [name for name in names if name not in (*gateway, *servers)]
+    drain = ((signal.SIGTERM, STOP_SECONDS_MAX), (signal.SIGKILL, 5.0))
+    groups: list[list[str]] = [gateway, others]
+    groups += [[name] for name in servers]
     for group in groups:
         files = [installation.pid_file(name) for name in group]
-        left = [file for file in files if file.signal(signal.SIGTERM)]
+        left = [file.path.stem for file in files if file.running() is not None]
         if left:
-            say(f"Stopping what is left of an earlier run: {', '.join(file.path.stem for file in left)}")
-        if "postgres" in group:
-            files[0].signal(signal.SIGINT)  # SIGTERM alone would wait for its last client
-        seconds = POSTGRES_STOP_SECONDS_MAX if "postgres" in group else STOP_SECONDS_MAX
-        if not wait_until(lambda left=left: all(file.running() is None for file in left), seconds):  # type: ignore[misc]
-            for file in left:
-                file.signal(signal.SIGKILL)
-        for file in files:
-            file.remove()
+            say(f"Stopping what is left of an earlier run: {', '.join(left)}")
+        _stop(files, POSTGRES_STOPS if "postgres" in group else drain)
     installation.ready_file.unlink(missing_ok=True)
+
+
+def _stop(files: Sequence[PidFile], stops: Sequence[tuple[signal.Signals, float]]) -> None:
+    """Each signal in turn, until all have ended."""
+    for signum, seconds in stops:
+        left = [file for file in files if file.signal(signum)]
+        if wait_until(lambda left=left: all(file.running() is None for file in left), seconds):  # type: ignore[misc]
+            break
+    for file in files:
+        file.remove()

@@ -14,10 +14,10 @@ from pathlib import Path
 from governance.ops.processes import CannotRun, Command, PidFile, log_tail, spawn
 
 POLL_SECONDS = 0.1
-STEADY_SECONDS = 5.0
+STEADY_SECONDS = 20.0
 """A child that lived this long was well; when it ends, the back-off begins anew."""
 BACKOFF_SECONDS_FIRST, BACKOFF_SECONDS_MAX = 0.2, 30.0
-NEVER_STEADY_STARTS_MAX = 5
+NEVER_STEADY_STARTS_MAX = 3
 """A child that was never well and ended by itself so often will not get well: the operator must mend it."""
 
 

@@ -15,11 +15,16 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 
-from governance.ops.embedded import POSTGRES_START_SECONDS_MAX, VALKEY_START_SECONDS_MAX, embedded_servers
+from governance.ops.embedded import (
+    POSTGRES_START_SECONDS_MAX,
+    POSTGRES_STOP_SECONDS_MAX,
+    VALKEY_START_SECONDS_MAX,
+    embedded_servers,
+)
 from governance.ops.embedded_files import OWNER_ROLE, is_embedded
 from governance.ops.env_files import SECRET_NAMES, new_secrets, read_env_file, write_env_file
 from governance.ops.gateway_parent import STOP_SECONDS_MAX, bind
-from governance.ops.installation import POSTGRES_STOP_SECONDS_MAX, Installation, stop_leftovers
+from governance.ops.installation import Installation, stop_leftovers
 from governance.ops.processes import PROJECT, CannotRun, Command, log_tail, spawn
 from governance.ops.supervisor import Service, Stopping, Supervisor
 

@@ -5,9 +5,9 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
+from governance.ops.embedded import POSTGRES_STOP_SECONDS_MAX
 from governance.ops.gateway_parent import STOP_SECONDS_MAX
 from governance.ops.installation import (
-    POSTGRES_STOP_SECONDS_MAX,
     AlreadyRunning,
     Installation,
     stop_leftovers,
