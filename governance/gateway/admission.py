@@ -48,6 +48,14 @@ async def hold(exchange: Exchange, promise: Promise) -> Attempt:
             return Attempt(exchange, order.id, period_ids, promise)
         if not answer.closed:
             budget, period = gateway.periods.describe(answer.period_id)
+            exchange.decision["refused"] = {
+                "budget_id": budget.id,
+                "period_id": answer.period_id,
+                "limit_nanos": answer.limit_nanos,
+                "spent_nanos": answer.spent_nanos,
+                "held_nanos": answer.held_nanos,
+                "needed_nanos": promise.held_nanos,
+            }
             raise CallRefused(budget_refusal(answer, budget, period, promise.held_nanos, utcnow()))
         gateway.periods.forget(answer.period_id)
     raise CallRefused(errors.LEDGER_UNAVAILABLE)

@@ -67,7 +67,7 @@ class Attempt:
         """Give back what is certainly not needed. From here on the smaller amount is what counts: should the
         desk settle first, a cost above it is checked against the hold as it stands in the database."""
         self.promise = replace(self.promise, held_nanos=amount_nanos)
-        self.exchange.gateway.desk.shrink(Shrink(self.hold_id, amount_nanos))
+        self.exchange.gateway.desk.shrink(Shrink(self.hold_id, amount_nanos, self.period_ids))
 
     def charge(self, charge: Charge, *, outcome: str, status: int, reason: str, content: bytes = b"") -> None:
         """Resolve the hold with a charge. `content`: the reply's raw content, for its fingerprint."""

@@ -52,7 +52,7 @@ class KeyAuthentication(BaseAuthentication):
     """DRF's view of the key that the exchange carries: refuses what was revoked or has expired."""
 
     def authenticate(self, request: Request) -> tuple[KeySnapshot, KeySnapshot]:
-        key: KeySnapshot = request._request.exchange.key
+        key: KeySnapshot = request._request.exchange.key  # type: ignore[attr-defined]  # asgi.py puts it there
         if key.revoked_at is not None:
             raise CallRefused(errors.KEY_REVOKED)
         if key.expires_at is not None and key.expires_at <= utcnow():
@@ -64,7 +64,8 @@ class TenantIsActive(BasePermission):
     """Paused and closed tenants keep their keys and may not spend."""
 
     def has_permission(self, request: Request, view: Any) -> bool:
-        tenant = request.auth.tenant
+        key: KeySnapshot = request.auth  # type: ignore[assignment]
+        tenant = key.tenant
         if tenant.status == Tenant.Status.ACTIVE:
             return True
         why = f": {tenant.status_reason.rstrip('.')}" if tenant.status_reason else ""

@@ -85,9 +85,9 @@ def _check_allowed(exchange: Exchange, features: tuple[str, ...]) -> None:
     if not exchange.key.unbounded_allowed:
         raise forbidden(
             "unbounded",
-            f"The cost of this request has no upper bound because of {', '.join(features)}, so no budget "
-            "could hold it. Leave that out (a web search needs max_uses), or ask your administrator for a key "
-            "that may send unbounded calls.",
+            f"The cost of this request has no upper bound because of {', '.join(features)}, so no "
+            "budget can hold it. Leave that out (a web search needs max_uses), or ask your administrator for "
+            "a key that may send unbounded calls.",
         )
 
 

@@ -15,7 +15,7 @@ import msgspec
 from governance.core.meters import Meter
 from governance.core.usage import Pass, Usage, UsageUnreadable, served_passes
 from governance.gateway.sse import StreamTap, UnreadableEncoding, decompressor
-from governance.ledger.models import Basis
+from governance.ledger.kinds import Basis
 from governance.pricing.book import PriceBook
 
 OUTPUT_TOKENS_PER_SECOND_MAX = 500

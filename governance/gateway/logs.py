@@ -45,7 +45,7 @@ def _redact_event(_logger: Any, _method: str, event: MutableMapping[str, Any]) -
 
 def configure(level: str = "INFO") -> None:
     """Send every logger of this process through the redaction to standard error."""
-    shared = [
+    shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,

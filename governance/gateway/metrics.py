@@ -8,11 +8,25 @@ import os
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Mapping
+from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
 LATENCY_BOUNDS_MS = (50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000, 60_000, 120_000, 600_000)
+
+
+GAUGES: tuple[tuple[str, Literal["livemostrecent", "livesum", "livemax"], str], ...] = (
+    ("held_dollars", "livemostrecent", "Money held for open calls, over all workers."),
+    ("open_holds", "livemostrecent", "Open holds, over all workers."),
+    ("oldest_hold_seconds", "livemostrecent", "Age of the oldest open hold, over all workers."),
+    ("desk_queue", "livesum", "Items that wait for the desk."),
+    ("desk_unsettled", "livesum", "Settlements that are not durable yet."),
+    ("desk_batch_size", "livemax", "Items in the desk's newest batch; the largest over workers."),
+    ("desk_healthy", "livesum", "Workers whose desk can admit calls."),
+    ("request_body_bytes", "livesum", "Request bodies in memory."),
+)
+"""Name, how the workers' values become one, and what it says."""
 
 
 class Metrics:
@@ -44,16 +58,7 @@ class Metrics:
         )
         self._gauges = {
             name: Gauge(f"exchequer_{name}", text, multiprocess_mode=mode, registry=registry)
-            for name, text, mode in (
-                ("held_dollars", "Money held for open calls, over all workers.", "livemostrecent"),
-                ("open_holds", "Open holds, over all workers.", "livemostrecent"),
-                ("oldest_hold_seconds", "Age of the oldest open hold, over all workers.", "livemostrecent"),
-                ("desk_queue", "Items that wait for the desk.", "livesum"),
-                ("desk_unsettled", "Settlements that are not durable yet.", "livesum"),
-                ("desk_batch_size", "Items in the desk's newest batch; the largest over workers.", "livemax"),
-                ("desk_healthy", "Workers whose desk can admit calls.", "livesum"),
-                ("request_body_bytes", "Request bodies in memory.", "livesum"),
-            )
+            for name, mode, text in GAUGES
         }
 
     def upstream_began(self, milliseconds: int) -> None:

@@ -6,6 +6,7 @@ attempt is resolved exactly once, whatever happens: by `relay`, by what is caugh
 
 from governance.calls.models import Outcome
 from governance.gateway import admission, call_record, errors, relay
+from governance.gateway.attempt import Attempt
 from governance.gateway.bound import worst_case
 from governance.gateway.errors import CallRefused, envelope, forbidden, invalid
 from governance.gateway.exchange import Exchange
@@ -13,7 +14,7 @@ from governance.gateway.inbound import merged_tags
 from governance.gateway.output_cap import capped
 from governance.gateway.request import RequestRefused, read_request
 from governance.gateway.responses import GatewayResponse
-from governance.gateway.upstream import Lost, NotReached, TimedOut
+from governance.gateway.upstream import Lost, NotReached, TimedOut, read_body
 
 
 async def create_message(exchange: Exchange) -> GatewayResponse:
@@ -52,7 +53,7 @@ def check_policies(exchange: Exchange) -> None:
         exchange.decision["max_tokens"] = key.max_output_tokens
 
 
-async def send(exchange: Exchange, attempt: admission.Attempt) -> GatewayResponse:
+async def send(exchange: Exchange, attempt: Attempt) -> GatewayResponse:
     """The call that is paid for: out, and its answer back."""
     request = exchange.request
     try:
@@ -92,7 +93,7 @@ async def relay_free(exchange: Exchange) -> GatewayResponse:
             body=exchange.body or None,
             headers=[*exchange.inbound.forward, *key.tenant.upstream_headers],
         )
-        body = await relay.read_body(upstream, relay.REPLY_BYTES_MAX)
+        body = await read_body(upstream, relay.REPLY_BYTES_MAX)
     except NotReached:
         raise CallRefused(errors.UPSTREAM_UNREACHABLE) from None
     except TimedOut:

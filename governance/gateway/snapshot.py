@@ -212,8 +212,10 @@ class SnapshotStore:
             assert row is not None  # a foreign key says so
             terms = [terms_from_row(found) for found in await _all(connection, LOAD_TERMS, tenant_id)]
             tenant = TenantSnapshot(
-                tenant_id,
-                *row,
+                id=tenant_id,
+                name=row[0],
+                status=row[1],
+                status_reason=row[2],
                 budgets=tuple(terms),
                 has_wall=has_tenant_wall(terms),
                 book=book.with_contract(await load_contract_rates_async(connection, tenant_id)),
