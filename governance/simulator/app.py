@@ -211,7 +211,7 @@ def _read(request: Request, *, counting: bool = False) -> tuple[dict[str, Any], 
     """The checked body, its model, and its prompt cut into segments."""
     try:
         body = msgspec.json.decode(_decoded_body(request))
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise invalid(f"The request body is not valid JSON: {error}") from None
     version = request.headers[b"anthropic-version"].decode("latin-1")
     model = check_body(body, version, counting=counting)

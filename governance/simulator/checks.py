@@ -28,6 +28,7 @@ def check_body(body: Any, version: str, *, counting: bool = False) -> Model:
         _check_max_tokens(body, model)
     _check_messages(body["messages"], model)
     _check_system(body.get("system"))
+    _check_options(body)
     _check_tools(body, model)
     _check_thinking(body, model)
     if version >= "2026-10-21":
@@ -97,6 +98,17 @@ def _check_system(system: Any) -> None:
             or not isinstance(block.get("text"), str)
         ):
             raise invalid(f"system.{i}: Input should be a text block")
+
+
+def _check_options(body: dict[str, Any]) -> None:
+    stops = body.get("stop_sequences")
+    if stops is not None and not (isinstance(stops, list) and all(isinstance(stop, str) for stop in stops)):
+        raise invalid("stop_sequences: Input should be a valid list of strings")
+    config = body.get("output_config")
+    if config is not None and not isinstance(config, dict):
+        raise invalid("output_config: Input should be an object")
+    if config and config.get("format") is not None and not isinstance(config["format"], dict):
+        raise invalid("output_config.format: Input should be an object")
 
 
 def _check_tools(body: dict[str, Any], model: Model) -> None:

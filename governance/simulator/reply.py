@@ -153,8 +153,10 @@ def last_words(messages: list[dict[str, Any]]) -> str:
     """The last text that the user, or a tool, said: its first 200 characters."""
     content = messages[-1]["content"]
     while isinstance(content, list):
-        last = content[-1] if content else {}
-        content = last.get("text") if last.get("type") == "text" else last.get("content", "")
+        last = content[-1] if content else None
+        if not isinstance(last, dict):
+            break
+        content = last.get("text") if last.get("type") == "text" else last.get("content")
     content = content if isinstance(content, str) else ""
     return content if len(content) <= ECHO_CHARACTERS_MAX else content[:ECHO_CHARACTERS_MAX] + "…"
 

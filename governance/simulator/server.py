@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import struct
+import traceback
 from collections import deque
 from collections.abc import Callable
 
@@ -112,15 +113,23 @@ class Connection(asyncio.Protocol):
         if self._answer is not None or not self._waiting or self.transport.is_closing():
             return
         asked, self._keep_alive = self._waiting.popleft()
-        if isinstance(asked, ApiError):
-            answer = error_answer(asked, "req_unreadable")
-        else:
-            answer = self._simulator.answer(asked)
+        answer = self._ask(asked)
         self._answer, self._sent = answer, 0
         if answer.charge is not None and self._simulator.bill is not None:
             self._simulator.bill.append(answer.charge, self._begin)
         else:
             self._begin()
+
+    def _ask(self, asked: Request | ApiError) -> Answer:
+        if isinstance(asked, ApiError):
+            return error_answer(asked, "req_unreadable")
+        try:
+            return self._simulator.answer(asked)
+        except Exception:
+            traceback.print_exc()
+            return error_answer(
+                ApiError("api_error", "The simulator failed; its log says why."), "req_failed"
+            )
 
     def _begin(self) -> None:
         """The charge is durable: wait for the latency, then send."""

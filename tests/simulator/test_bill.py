@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,8 +13,10 @@ from pathlib import Path
 import anthropic
 import pytest
 
+from governance.simulator.app import Simulator
 from governance.simulator.bill import Bill, read_bill
 from governance.simulator.launch import RunningSimulator, running_simulator
+from governance.simulator.server import serve
 from tests.simulator.asking import HELLO, connect, read_all, request_bytes, script_header, scripted
 
 
@@ -140,6 +143,29 @@ async def test_nothing_is_acknowledged_before_the_disk_has_it(tmp_path: Path) ->
     assert acknowledged == list(range(50))
     assert 1 <= len(syncs) <= 3  # what gathers while one sync runs shares the next
     assert len(read_bill(tmp_path / "bill.jsonl")) == 50
+
+
+async def test_no_byte_of_a_reply_leaves_before_the_disk_has_its_charge(tmp_path: Path) -> None:
+    disk_is_ready = threading.Event()
+    bill = Bill(
+        tmp_path / "bill.jsonl",
+        asyncio.get_running_loop(),
+        sync=lambda fd: disk_is_ready.wait(10),
+        on_failure=never,
+    )
+    listener = socket.create_server(("127.0.0.1", 0))
+    port, stop = listener.getsockname()[1], asyncio.Event()
+    serving = asyncio.create_task(serve(Simulator(bill=bill), listener, stop))
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(request_bytes(json.dumps(HELLO).encode()))
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(reader.read(1), 0.2)
+    disk_is_ready.set()
+    assert await asyncio.wait_for(reader.read(8), 5) == b"HTTP/1.1"
+    writer.close()
+    stop.set()
+    await serving
+    await asyncio.to_thread(bill.close)
 
 
 async def test_a_torn_last_line_is_cut_off_and_a_damaged_one_is_an_error(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """HTTP itself: what a client, a proxy or a supervisor does to a server."""
 
+import asyncio
 import contextlib
 import gzip
 import json
@@ -14,7 +15,10 @@ from typing import Any
 import anthropic
 import pytest
 
+from governance.simulator.answer import Answer
+from governance.simulator.app import Request, Simulator
 from governance.simulator.launch import PROJECT, RunningSimulator, running_simulator
+from governance.simulator.server import serve
 from tests.simulator.asking import HELLO, body_of, connect, read_all, request_bytes, script_header
 
 BODY = json.dumps(HELLO).encode()
@@ -53,6 +57,9 @@ def ask(simulator: RunningSimulator, data: bytes) -> tuple[int, dict[str, Any]]:
         ({"tools": [{"name": "t"}]}, "tools.0.input_schema: Field required"),
         ({"tool_choice": {"type": "any"}}, "while providing tools"),
         ({"thinking": {"type": "disabled"}, "model": "claude-opus-5-5"}, "'disabled' is not supported"),
+        ({"stop_sequences": "x"}, "stop_sequences: Input should be"),
+        ({"output_config": {"format": "json"}}, "output_config.format: Input should be an object"),
+        ({"output_config": {"format": {"schema": {"type": []}}}}, "The JSON schema is invalid"),
         ({"temperature": 1.0}, "temperature: Extra inputs are not permitted"),
         ({"speed": "fast"}, "fast mode is not supported"),
         (
@@ -74,6 +81,7 @@ def test_a_bad_body_is_a_400_with_the_sentence_of_the_api(
     ("data", "status", "error_type"),
     [
         (request_bytes(b"{not json"), 400, "invalid_request_error"),
+        (request_bytes(b"[" * 100_000), 400, "invalid_request_error"),
         (request_bytes(b'"text"'), 400, "invalid_request_error"),
         (request_bytes(b'{"a":"\xff"}'), 400, "invalid_request_error"),
         (request_bytes(BODY.replace(b"claude-haiku-5-5", b"claude-nobody")), 404, "not_found_error"),
@@ -146,6 +154,26 @@ def test_100_continue_is_sent_before_the_body(simulator: RunningSimulator) -> No
         assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
         connection.sendall(BODY)
         assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+
+
+async def test_a_failure_of_the_simulator_itself_is_a_500_and_ends_nothing(capsys: Any) -> None:
+    class Broken(Simulator):
+        def answer(self, request: Request) -> Answer:
+            raise ZeroDivisionError
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    port, stop = listener.getsockname()[1], asyncio.Event()
+    serving = asyncio.create_task(serve(Broken(), listener, stop))
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    for _ in range(2):
+        writer.write(request_bytes(BODY))
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+        assert head.startswith(b"HTTP/1.1 500")
+        await reader.readexactly(int(head.partition(b"content-length: ")[2].split()[0]))
+    assert "ZeroDivisionError" in capsys.readouterr().err
+    writer.close()
+    stop.set()
+    await serving
 
 
 def test_a_taken_port_is_one_clear_sentence(simulator: RunningSimulator) -> None:
