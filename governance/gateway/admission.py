@@ -68,7 +68,8 @@ async def _periods(exchange: Exchange, budgets: tuple[BudgetTerms, ...]) -> tupl
         return known
     try:
         async with gateway.store.connection() as connection:
-            return await gateway.periods.ensure(connection, budgets)
+            # A burst of first calls waits here together; the first one finds the rows for all.
+            return gateway.periods.known(budgets, utcnow()) or await gateway.periods.ensure(connection, budgets)
     except (psycopg.Error, TimeoutError):
         raise CallRefused(errors.LEDGER_UNAVAILABLE) from None
     except BudgetClosed:

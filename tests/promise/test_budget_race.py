@@ -1,0 +1,148 @@
+"""A hard budget under a storm from four gateway workers: not one nano-dollar over, and used to the end."""
+
+import asyncio
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from governance.calls.models import Call
+from governance.core.money import NANOS_PER_USD, usd_to_nanos
+from governance.ledger.audit import audit
+from governance.ledger.models import BudgetPeriod
+from tenants.keys import issue_key
+from tenants.scope import platform_scope
+from tests.harness import Account, Stack, make_tenant, start_stack, wait_until
+from tests.promise.load import MODEL, Reply, a_call, storm
+
+BOUND_NANOS = NANOS_PER_USD // 100
+TOKENS = 1000
+_FAST_SWEEP = {"EXCHEQUER_LEASE_HEARTBEAT_SECONDS": "0.5", "EXCHEQUER_LEASE_STALE_SECONDS": "2"}
+
+
+@dataclass
+class Storm:
+    """One tenant with $1.00, ten keys with $0.15 each, and a price that makes every bound $0.01."""
+
+    account: Account
+    keys: list[str]
+
+    @classmethod
+    def prepare(cls) -> "Storm":
+        from governance.budgets.limits import set_budget
+        from governance.pricing.contracts import agree_rate
+
+        account = make_tenant("1.00")
+        with platform_scope():
+            for meter in ("input", "cache_write_5m", "cache_write_1h", "cache_read"):
+                agree_rate(account.tenant, 0, model_id="claude-haiku-4-5-20251001", meter=meter)
+            per_mtok = usd_to_nanos("10")  # 1,000 output tokens are $0.01
+            agree_rate(account.tenant, per_mtok, model_id="claude-haiku-4-5-20251001", meter="output")
+            issued = [issue_key(account.tenant, f"key-{number}") for number in range(10)]
+            for one in issued:
+                set_budget(
+                    account.tenant, scope="key", ref=one.key.public_id, period="day", limit_nanos=15 * BOUND_NANOS
+                )
+        return cls(account, [one.text for one in issued])
+
+    def run(self, stack: Stack, *, output_tokens: int, after: tuple[int, object] | None = None) -> list[Reply]:
+        usage = {"input_tokens": 3, "output_tokens": output_tokens}
+        return asyncio.run(
+            storm(
+                stack.urls,
+                self.keys,
+                calls=1000,
+                concurrency=200,
+                body=a_call(max_tokens=TOKENS),
+                script={"usage": usage, "latency_ms": 20, "tag": self.account.tenant.slug},
+                after=[after] if after else [],
+            )
+        )
+
+    def settled(self) -> None:
+        wait_until(lambda: not self.account.holds(), 60, "Something stayed held.")
+
+    def _refused(self) -> list[Call]:
+        """Calls that a budget refused, as recorded."""
+        return [call for call in self.account.calls() if call.reason.startswith("budget_")]
+
+    def rows(self) -> list[BudgetPeriod]:
+        with platform_scope():
+            return list(BudgetPeriod.objects.filter(tenant_id=self.account.tenant.pk))
+
+    def check_never_over(self) -> None:
+        assert all(row.spent_nanos + row.held_nanos <= row.limit_nanos for row in self.rows())
+        assert audit(self.account.tenant.pk)[1] == []
+
+    def check_refusals(self, replies: list[Reply]) -> None:
+        """Each refusal names one locked read, in which the bound did not fit."""
+        expected = sum(reply.status == 429 for reply in replies)
+        wait_until(lambda: len(self._refused()) >= expected, 5, "A refusal was not recorded.")
+        refused = self._refused()
+        assert len(refused) == expected
+        for one in refused:
+            figures = one.decision["refused"]
+            assert figures["spent_nanos"] + figures["held_nanos"] + BOUND_NANOS > figures["limit_nanos"]
+        for reply in replies:
+            if reply.status == 429:
+                assert reply.error["type"] == "billing_error"
+                assert re.search(r"could cost up to \$0\.01;", reply.error["message"])
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    with start_stack(workers=4, env=_FAST_SWEEP) as stack:
+        yield stack
+
+
+def test_a_storm_of_calls_at_their_bound_is_served_to_the_last_cent_and_not_beyond(stack: Stack) -> None:
+    storm = Storm.prepare()
+    replies = storm.run(stack, output_tokens=TOKENS)
+    storm.settled()
+    assert {reply.status for reply in replies} == {200, 429}, {r.body for r in replies if r.status >= 500}
+    assert sum(reply.status == 200 for reply in replies) == 100
+    assert storm.account.period().spent_nanos == NANOS_PER_USD
+    assert len(stack.bill(storm.account.tenant.slug)) == 100
+    storm.check_never_over()
+    storm.check_refusals(replies)
+
+
+def test_a_storm_of_calls_at_a_third_of_their_bound_ends_within_one_bound_of_the_limit(stack: Stack) -> None:
+    storm = Storm.prepare()
+    replies = storm.run(stack, output_tokens=333)
+    storm.settled()
+    served = sum(reply.status == 200 for reply in replies)
+    assert storm.account.period().spent_nanos == served * 333 * 10_000
+    assert storm.account.period().left_nanos < BOUND_NANOS or all(
+        row.left_nanos < BOUND_NANOS for row in storm.rows() if row.budget_id != storm.account.budget_id
+    )
+    storm.check_never_over()
+    storm.check_refusals(replies)
+
+
+def test_a_storm_in_which_a_worker_is_killed_overspends_nothing_and_loses_nothing(stack: Stack) -> None:
+    storm = Storm.prepare()
+    victim = stack.workers[3]
+
+    def kill_and_start_again() -> None:
+        victim.kill()
+        victim.start()
+
+    replies = storm.run(stack, output_tokens=TOKENS, after=(40, kill_and_start_again))
+    storm.settled()
+    billed = stack.bill(storm.account.tenant.slug)
+    charged = [entry for entry in storm.account.entries() if entry.kind == "charge"]
+    assert any(reply.status == 0 for reply in replies), "the killed worker had no calls: the test proves nothing"
+    assert len(billed) <= len(charged) <= 100
+    assert sum(entry.amount_nanos for entry in charged) == storm.account.period().spent_nanos <= NANOS_PER_USD
+    storm.check_never_over()
+
+
+def test_the_model_of_the_storm_costs_its_bound(stack: Stack) -> None:
+    assert MODEL == "claude-haiku-4-5"
+    storm = Storm.prepare()
+    with storm.account.client(stack) as client:
+        client.messages.create(**a_call(max_tokens=TOKENS))  # type: ignore[call-overload]
+    [call] = storm.account.wait_for_calls(1)
+    assert call.held_nanos == BOUND_NANOS
