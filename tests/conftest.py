@@ -22,6 +22,8 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 from psycopg import sql
 
 from governance.ops.embedded import APP_ROLE, OWNER_ROLE, EmbeddedServers, RunningServers, embedded_servers
@@ -30,6 +32,12 @@ from governance.ops.embedded_files import servers_home
 # Importing `governance` names the settings; a worker that inherits the name would load them before it
 # has a database of its own. _use_own_clone names them when the addresses are right.
 os.environ.pop("DJANGO_SETTINGS_MODULE", None)
+
+# A busy machine is not a failure; in CI every run tries the same examples.
+hypothesis_settings.register_profile(
+    "exchequer", deadline=None, derandomize="CI" in os.environ, suppress_health_check=[HealthCheck.too_slow]
+)
+hypothesis_settings.load_profile("exchequer")
 
 PROJECT = Path(__file__).resolve().parent.parent
 TEMPLATE = "exchequer_template"
