@@ -97,8 +97,8 @@ class AuditEventAdmin(FactAdmin):
             row.tenant_name = str(tenants[row.tenant_id]) if row.tenant_id in tenants else "—"
 
     @display(description="Time")
-    def time(self, event: AuditEvent) -> str:
-        return when(event.at)
+    def time(self, event: AuditEvent) -> SafeString:
+        return format_html('<span class="exq-num">{}</span>', when(event.at))
 
     @display(description="Tenant")
     def tenant(self, event: AuditEvent) -> str:

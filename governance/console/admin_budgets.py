@@ -19,7 +19,7 @@ from governance.console.access import Access, access_of, actor_of
 from governance.console.admin_tenants import managed_tenants
 from governance.console.base import ConsoleAdmin
 from governance.console.budget_figures import bar_of, scope_names, visible_budgets, with_current_period
-from governance.console.display import Bar, bar_html, when
+from governance.console.display import Bar, bar_html, window_text
 from governance.console.fields import UsdField, parse_percents
 from governance.console.pages import form_page
 from governance.console.site import console_site
@@ -210,8 +210,7 @@ def period_rows(budget: Budget) -> list[dict[str, Any]]:
     periods = BudgetPeriod.objects.filter(budget_id=budget.pk).order_by("-starts_at", "subject")
     return [
         {
-            "starts_at": when(row.starts_at),
-            "ends_at": when(row.ends_at),
+            "window": window_text(row.starts_at, row.ends_at, budget.time_zone),
             "limit": format_usd(row.limit_nanos),
             "spent": format_usd(row.spent_nanos),
             "held": format_usd(row.held_nanos),

@@ -10,6 +10,7 @@ from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
+from django.utils.text import capfirst
 from unfold.decorators import display
 
 from governance.calls.models import Call, Outcome
@@ -46,7 +47,7 @@ class OutcomeFilter(SimpleListFilter):
     parameter_name = "outcome"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [(outcome.value, outcome.label.capitalize()) for outcome in Outcome]
+        return [(outcome.value, capfirst(outcome.label)) for outcome in Outcome]
 
     def queryset(self, request: HttpRequest, queryset: "QuerySet[Any]") -> "QuerySet[Any]":
         return queryset.filter(outcome=self.value()) if self.value() else queryset
@@ -64,8 +65,8 @@ class NamedRowsAdmin(FactAdmin):
             row.tenant_name = tenant.name if tenant else "—"
 
     @display(description="Time")
-    def time(self, row: Any) -> str:
-        return when(row.at)
+    def time(self, row: Any) -> SafeString:
+        return format_html('<span class="exq-num">{}</span>', when(row.at))
 
     @display(description="API key")
     def key(self, row: Any) -> str:
@@ -78,8 +79,9 @@ class NamedRowsAdmin(FactAdmin):
 
 @admin.register(Call, site=console_site)
 class CallAdmin(NamedRowsAdmin):
-    list_display = ("time", "state", "model", "key", "tenant", "reason", "cost", "took")
+    list_display = ("time", "state", "served", "key", "tenant", "reason", "cost", "took")
     list_filter = (WindowFilter, OutcomeFilter, TenantFilter)
+    list_filter_options = {**FactAdmin.list_filter_options, "outcome": {"horizontal": True, "label": None}}
     search_fields = ("id",)
     search_help_text = "Call id, key id, session or end user"
     empty_title = "No calls in this time"
@@ -112,10 +114,9 @@ class CallAdmin(NamedRowsAdmin):
         context = {
             **self.admin_site.each_context(request),
             **call_context(call),
-            "title": "Call",
-            "subtitle": str(call.pk),
+            "title": str(call),
             "opts": self.opts,
-            "list_url": reverse("admin:calls_call_changelist"),
+            "original": call,
         }
         return TemplateResponse(request, "console/call.html", context)
 
@@ -124,7 +125,7 @@ class CallAdmin(NamedRowsAdmin):
         return call.outcome
 
     @display(description="Model")
-    def model(self, call: Call) -> str:
+    def served(self, call: Call) -> str:
         return call.served_model or call.requested_model or "—"
 
     @display(description="Cost")
@@ -132,8 +133,8 @@ class CallAdmin(NamedRowsAdmin):
         return format_html('<span class="exq-num">{}</span>', short_usd(call.cost_nanos))
 
     @display(description="Took")
-    def took(self, call: Call) -> str:
-        return f"{call.duration_ms:,} ms"
+    def took(self, call: Call) -> SafeString:
+        return format_html('<span class="exq-num">{}</span>', f"{call.duration_ms:,} ms")
 
 
 @admin.register(LedgerEntry, site=console_site)

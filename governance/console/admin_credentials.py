@@ -16,7 +16,7 @@ from unfold.widgets import UnfoldAdminPasswordWidget
 
 from governance.console.access import Access, access_of, actor_of
 from governance.console.admin_tenants import managed_tenants
-from governance.console.base import ConsoleAdmin
+from governance.console.base import MadeOnceAdmin
 from governance.console.display import STATE_LABELS
 from governance.console.pages import form_page
 from governance.console.site import console_site
@@ -39,7 +39,7 @@ class CredentialForm(ModelForm):
 
 
 @admin.register(ProviderCredential, site=console_site)
-class ProviderCredentialAdmin(ConsoleAdmin):
+class ProviderCredentialAdmin(MadeOnceAdmin):
     """Managers see and add those of their tenants; the operator's own are the operator's alone."""
 
     team_field = None
@@ -66,16 +66,10 @@ class ProviderCredentialAdmin(ConsoleAdmin):
     def may_add(self, access: Access) -> bool:
         return access.manages_something
 
-    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return False
-
     def get_fields(self, request: HttpRequest, obj: Model | None = None) -> tuple[str, ...]:
         if obj is None:
             return ("tenant", "label", "claude_key")
         return ("label", "state", "hint", "tenant_or_all", "encryption_key_id", "created_at", "disabled_at")
-
-    def get_readonly_fields(self, request: HttpRequest, obj: Model | None = None) -> tuple[str, ...]:
-        return self.get_fields(request, obj) if obj else ()
 
     def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
         access = access_of(request)

@@ -21,6 +21,7 @@ from governance.console.access import Access, access_of, actor_of
 from governance.console.admin_tenants import managed_tenants
 from governance.console.base import ConsoleAdmin
 from governance.console.display import STATE_LABELS, code
+from governance.console.fields import TagsField
 from governance.console.pages import form_page
 from governance.console.site import console_site
 from governance.core.clock import utcnow
@@ -41,6 +42,11 @@ OVERLAPS = {0: "None: refuse the old key now", 3600: "One hour", 86_400: "One da
 
 
 class KeyForm(ModelForm):
+    default_tags = TagsField(
+        required=False,
+        help_text="Tags of every call with this key, one name=value a line; a call may add others.",
+    )
+
     def clean(self) -> dict[str, Any]:
         data = super().clean() or {}
         team, tenant = data.get("team"), data.get("tenant")
@@ -151,6 +157,7 @@ class ApiKeyAdmin(ConsoleAdmin):
             **self.admin_site.each_context(request),
             "title": "Copy the new key now",
             "opts": self.opts,
+            "original": key,
             "key": key,
             "text": issued.text,
             "old": old,

@@ -17,7 +17,7 @@ from unfold.widgets import UnfoldAdminDecimalFieldWidget, UnfoldAdminSelectWidge
 
 from governance.console.access import Access, access_of, actor_of
 from governance.console.admin_tenants import managed_tenants
-from governance.console.base import ConsoleAdmin, ReadOnlyAdmin
+from governance.console.base import MadeOnceAdmin, ReadOnlyAdmin
 from governance.console.display import when
 from governance.console.pages import form_page
 from governance.console.site import console_site
@@ -48,7 +48,6 @@ class PriceRowAdmin(ReadOnlyAdmin):
         context = {
             **self.admin_site.each_context(request),
             "title": "Price book",
-            "opts": self.opts,
             "version": version,
             "loaded_at": when(version.loaded_at) if version else None,
             "meters": METERS,
@@ -109,7 +108,7 @@ class DiscountForm(ModelForm):
 
 
 @admin.register(ContractPrice, site=console_site)
-class ContractPriceAdmin(ConsoleAdmin):
+class ContractPriceAdmin(MadeOnceAdmin):
     """Only operators agree on prices; a tenant's members read theirs."""
 
     team_field = None
@@ -127,12 +126,6 @@ class ContractPriceAdmin(ConsoleAdmin):
         if obj is None:
             return ("tenant", "model_id", "discount_percent", "effective_from", "effective_to", "note")
         return ("tenant", "applies_to", "terms", "begins", "ends", "note")
-
-    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return False
-
-    def get_readonly_fields(self, request: HttpRequest, obj: Model | None = None) -> tuple[str, ...]:
-        return self.get_fields(request, obj) if obj else ()
 
     def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
         kwargs["queryset"] = managed_tenants(access_of(request))

@@ -4,13 +4,16 @@ from typing import Any
 from urllib.parse import urlencode
 
 from django.contrib.admin.options import BaseModelAdmin
+from django.contrib.admin.widgets import RelatedFieldWidgetWrapper
+from django.contrib.postgres.fields import ArrayField
 from django.core.exceptions import PermissionDenied
-from django.db.models import ForeignKey, Model, QuerySet
-from django.forms import Field
+from django.db.models import Field, ForeignKey, Model, QuerySet
+from django.forms import ModelForm
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import reverse
 from unfold.admin import ModelAdmin
+from unfold.widgets import UnfoldAdminTextInputWidget
 
 from governance.console.access import Access, access_of
 
@@ -70,7 +73,7 @@ class ConsoleAdmin(ModelAdmin):
 
     def formfield_for_foreignkey(
         self, db_field: "ForeignKey[Any, Any]", request: HttpRequest, **kwargs: Any
-    ) -> Field | None:
+    ) -> Any:
         target = self.admin_site._registry.get(db_field.remote_field.model)
         if isinstance(target, BaseModelAdmin):
             kwargs.setdefault("queryset", target.get_queryset(request))
@@ -83,6 +86,25 @@ class ConsoleAdmin(ModelAdmin):
             for choice in self.get_list_filter(request)
         }
         return lookup.removesuffix("__exact") in offered
+
+    def formfield_for_dbfield(self, db_field: Field, request: HttpRequest, **kwargs: Any) -> Any:
+        """Without the buttons that open a second form in a pop-up; lists of texts on one line."""
+        if isinstance(db_field, ArrayField):
+            kwargs["widget"] = UnfoldAdminTextInputWidget
+        field = super().formfield_for_dbfield(db_field, request, **kwargs)
+        if field is not None and isinstance(field.widget, RelatedFieldWidgetWrapper):
+            field.widget = field.widget.widget
+        return field
+
+    def changeform_view(
+        self,
+        request: HttpRequest,
+        object_id: str | None = None,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        one_button = {"show_save_and_add_another": False, "show_save_and_continue": False}
+        return super().changeform_view(request, object_id, form_url, {**one_button, **(extra_context or {})})
 
     # --- History ---
 
@@ -97,6 +119,23 @@ class ConsoleAdmin(ModelAdmin):
     ) -> HttpResponse:
         query = urlencode({"q": f"{self.opts.label_lower}:{object_id}", "window": "all"})
         return redirect(f"{reverse('admin:audit_auditevent_changelist')}?{query}")
+
+
+class MadeOnceAdmin(ConsoleAdmin):
+    """Rows that are made through a form and never edited: `form` is for the new ones only."""
+
+    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+    def get_form(
+        self, request: HttpRequest, obj: Model | None = None, change: bool = False, **kwargs: Any
+    ) -> type[ModelForm]:
+        if obj is not None:
+            kwargs["form"] = ModelForm
+        return super().get_form(request, obj, change=change, **kwargs)
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Model | None = None) -> Any:
+        return self.get_fields(request, obj) if obj else ()
 
 
 class ReadOnlyAdmin(ConsoleAdmin):

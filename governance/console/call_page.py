@@ -5,7 +5,7 @@ from typing import Any
 from governance.budgets.models import Budget
 from governance.calls.models import Attempt, Call
 from governance.console.budget_figures import scope_names
-from governance.console.display import STATE_LABELS, Bar, bar_html, scope_text, when
+from governance.console.display import STATE_LABELS, Bar, bar_html, scope_text, when, window_text
 from governance.core.ids import id_floor, id_time_ms
 from governance.core.meters import METERS
 from governance.core.money import format_usd
@@ -92,7 +92,9 @@ def leg_rows(entries: list[LedgerEntry]) -> list[dict[str, Any]]:
                     "amount": format_usd(entry.amount_nanos),
                     "budget": budget,
                     "scope": scope_text(budget, names) if budget else "",
-                    "window": f"{when(period.starts_at)[:10]} to {when(period.ends_at)[:10]}",
+                    "window": window_text(
+                        period.starts_at, period.ends_at, budget.time_zone if budget else "UTC"
+                    ),
                     "bar": bar_html(Bar(period.spent_nanos, period.held_nanos, period.limit_nanos)),
                 }
             )

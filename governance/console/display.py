@@ -1,15 +1,16 @@
 """How money, states and times look in the console."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.timezone import localtime
 
 from governance.budgets.models import Budget
-from governance.core.money import format_usd
+from governance.core.money import NANOS_PER_USD
 
 STATE_LABELS = {
     "active": "success",
@@ -85,11 +86,13 @@ def bar_html(bar: Bar) -> SafeString:
 
 def short_usd(nanos: int) -> str:
     """For overviews: cents, or four decimals under ten cents, to the nearest. Exact pages use format_usd."""
-    step = 10_000_000 if abs(nanos) >= 100_000_000 or nanos == 0 else 100_000
-    rounded = (abs(nanos) + step // 2) // step * step
-    if nanos and not rounded:
+    decimals = 2 if abs(nanos) >= 100_000_000 or nanos == 0 else 4
+    step = NANOS_PER_USD // 10**decimals
+    units = (abs(nanos) + step // 2) // step
+    if nanos and not units:
         return "<$0.0001"
-    return format_usd(-rounded if nanos < 0 else rounded)
+    whole, rest = divmod(units, 10**decimals)
+    return f"{'-' if nanos < 0 else ''}${whole:,}.{rest:0{decimals}d}"
 
 
 def scope_text(budget: Budget, names: dict[tuple[str, str], str]) -> str:
@@ -101,6 +104,16 @@ def scope_text(budget: Budget, names: dict[tuple[str, str], str]) -> str:
 def code(text: Any) -> SafeString:
     """An identifier, in type that tells 0 from O."""
     return format_html('<code class="exq-mono">{}</code>', text)
+
+
+def window_text(starts_at: datetime, ends_at: datetime, time_zone: str) -> str:
+    """Whole days, the last one included, in the budget's own zone: “2026-11-01 to 2026-11-30”."""
+    if ends_at.year == datetime.max.year:
+        return "without end"
+    zone = ZoneInfo(time_zone)
+    first = starts_at.astimezone(zone).date()
+    last = (ends_at.astimezone(zone) - timedelta(microseconds=1)).date()
+    return f"{first}" if first == last else f"{first} to {last}"
 
 
 def when(instant: datetime | None) -> str:

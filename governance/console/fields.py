@@ -4,9 +4,10 @@ import zoneinfo
 from typing import Any
 
 from django import forms
-from unfold.widgets import UnfoldAdminTextInputWidget
+from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 
 from governance.core.money import nanos_to_usd, usd_to_nanos
+from tenants.validators import validate_tags
 
 
 class UsdField(forms.CharField):
@@ -33,6 +34,33 @@ class UsdField(forms.CharField):
     def has_changed(self, initial: Any, data: Any) -> bool:
         try:
             return self.clean(data) != initial
+        except forms.ValidationError:
+            return True
+
+
+class TagsField(forms.CharField):
+    """One `name=value` a line ↔ {name: value}."""
+
+    widget = UnfoldAdminTextareaWidget(attrs={"rows": 3})
+
+    def clean(self, value: Any) -> dict[str, str]:
+        tags: dict[str, str] = {}
+        for line in str(super().clean(value) or "").splitlines():
+            name, equals, text = line.partition("=")
+            if not line.strip():
+                continue
+            if not equals:
+                raise forms.ValidationError(f"Write each tag as name=value; “{line}” has no equals sign.")
+            tags[name.strip()] = text.strip()
+        validate_tags(tags)
+        return tags
+
+    def prepare_value(self, value: Any) -> Any:
+        return "\n".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else value
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        try:
+            return self.clean(data) != (initial or {})
         except forms.ValidationError:
             return True
 

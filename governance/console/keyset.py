@@ -115,6 +115,7 @@ class FactAdmin(ReadOnlyAdmin):
     list_per_page = ROWS_PER_PAGE
     sortable_by = ()
     list_filter: tuple[Any, ...] = (WindowFilter,)
+    list_filter_options = {"window": {"horizontal": True, "label": None}}
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return KeysetChangeList

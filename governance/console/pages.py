@@ -28,6 +28,7 @@ def form_page(
         **page.admin_site.each_context(request),
         "title": title,
         "opts": opts,
+        "original": back,
         "form": form,
         "submit": submit,
         "explanation": explanation,
