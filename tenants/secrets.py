@@ -7,6 +7,7 @@ place opens nothing elsewhere. The id of the secret that was used stands in each
 
 import base64
 import binascii
+import hmac
 import os
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -52,6 +53,16 @@ def encryption_keys() -> tuple[Secret, ...]:
     """What provider credentials are encrypted with; new rows use the first."""
     entries = tuple(settings.ENCRYPTION_KEYS)
     return _derived("EXCHEQUER_ENCRYPTION_KEYS", entries, "exchequer provider credential v1")
+
+
+def fingerprint_key(tenant_id: int) -> bytes:
+    """What the tenant's call facts are fingerprinted with (calls/request_facts.py), 32 bytes.
+
+    From the oldest pepper, so that adding one does not make a tenant's calls strangers to each other.
+    """
+    entries = tuple(settings.KEY_PEPPERS)
+    secret = _derived("EXCHEQUER_KEY_PEPPERS", entries, "exchequer call fingerprint v1")[-1]
+    return hmac.digest(secret.key, str(tenant_id).encode(), "sha256")
 
 
 def encrypt(plaintext: str, associated: str) -> tuple[str, bytes]:

@@ -1,0 +1,46 @@
+"""The built-in keyword lists: a rough, cheap hint at what a message asks for.
+
+A score is the number of different words of a list that occur in the message. Only its start and its
+end are looked at: that is where people say what they want.
+"""
+
+HEAD_BYTES = 400
+TAIL_BYTES = 200
+
+_LISTS = {
+    "code": """
+        api bug bugs class code compile debug def deploy error exception failing function git implement import
+        javascript lint method module python refactor regex repo repository rust script sql stack stacktrace
+        test tests traceback typescript unittest variable""",
+    "math": """
+        calculate derivative equation integral matrix percent percentage probability proof prove solve sum
+        theorem total""",
+    "extract": """
+        csv extract extraction field fields fill find identify json list parse schema table values""",
+    "translate": """
+        chinese dutch english french german italian japanese korean language portuguese russian spanish
+        translate translated translation""",
+    "classify": """
+        category categories choose classification classify decide intent label labels one rate sentiment spam
+        tag which""",
+    "summarise": """
+        brief bullet bullets headline key main points recap shorten summarise summarize summary tldr""",
+    "create": """
+        article blog caption compose creative draft email essay lyrics name novel poem post slogan story
+        tagline tone write""",
+    "reason": """
+        analyse analyze argue assess compare consider evaluate explain plan reason recommend strategy think
+        tradeoffs why""",
+}
+KEYWORDS = {name: frozenset(words.encode().split()) for name, words in _LISTS.items()}
+
+_LETTERS = bytes(code if chr(code).isalpha() and code < 128 else 32 for code in range(256))
+
+
+def keyword_scores(text: bytes) -> dict[str, int]:
+    """{"code": 3, …} for the lists with any hit. `text` is UTF-8, plain or as a JSON string."""
+    if len(text) > HEAD_BYTES + TAIL_BYTES:
+        text = text[:HEAD_BYTES] + b" " + text[-TAIL_BYTES:]
+    words = set(text.lower().replace(b"\\n", b" ").translate(_LETTERS).split())
+    hits = ((name, len(keywords & words)) for name, keywords in KEYWORDS.items())
+    return {name: count for name, count in hits if count}
