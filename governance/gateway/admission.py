@@ -69,7 +69,9 @@ async def _periods(exchange: Exchange, budgets: tuple[BudgetTerms, ...]) -> tupl
     try:
         async with gateway.store.connection() as connection:
             # A burst of first calls waits here together; the first one finds the rows for all.
-            return gateway.periods.known(budgets, utcnow()) or await gateway.periods.ensure(connection, budgets)
+            return gateway.periods.known(budgets, utcnow()) or await gateway.periods.ensure(
+                connection, budgets
+            )
     except (psycopg.Error, TimeoutError):
         raise CallRefused(errors.LEDGER_UNAVAILABLE) from None
     except BudgetClosed:
@@ -121,9 +123,9 @@ def budget_refusal(
     resets = budget.period != "total"
     when = f"It resets on {period.ends_at:%Y-%m-%d at %H:%M} UTC. " if resets else "It does not reset. "
     advice = (
-        "Ask your administrator for a higher limit."
-        if needed_nanos > refused.limit_nanos or refused.left_nanos <= 0
-        else "Ask for fewer max_tokens or a cheaper model, or ask your administrator for a higher limit."
+        "Ask for fewer max_tokens or a cheaper model, or ask your administrator for a higher limit."
+        if refused.left_nanos > 0
+        else "Ask your administrator for a higher limit."
     )
     return Refusal(
         429,

@@ -237,7 +237,7 @@ class SnapshotStore:
         return self._operator_headers
 
     def _remember_unknown(self, public_id: str) -> None:
-        self._misses -= 1
+        self._misses = max(0.0, self._misses - 1)
         if len(self._unknown) >= UNKNOWN_KEPT_MAX:
             del self._unknown[next(iter(self._unknown))]
         self._unknown[public_id] = monotonic() + UNKNOWN_SECONDS

@@ -16,6 +16,7 @@ from rest_framework.views import APIView
 
 from governance.gateway import errors, pipeline
 from governance.gateway.authentication import KeyAuthentication, TenantIsActive, find_key
+from governance.gateway.body import ClientLeft
 from governance.gateway.errors import CallRefused
 from governance.gateway.exchange import Exchange
 from governance.gateway.responses import GatewayResponse
@@ -52,6 +53,8 @@ class LeanAPIView(APIView):
             if handler is None or exchange.method == "OPTIONS":
                 raise MethodNotAllowed(exchange.method)
             response: GatewayResponse = await handler(self.request, **kwargs)
+        except ClientLeft:
+            raise  # nobody is there to be answered
         except Exception as error:
             response = self.handle_exception(error)  # type: ignore[assignment]  # what _refuse returns
         return response

@@ -13,20 +13,14 @@ import httpx2
 import pytest
 
 from governance.core.money import nanos_to_usd
+from tests.gateway.asking import ASK, HELLO, script
 from tests.harness import Account, Stack, make_tenant
 
-HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
-ASK: dict[str, Any] = {"model": "claude-sonnet-5-5", "max_tokens": 64, "messages": HELLO}
 WEATHER: Any = {
     "name": "get_weather",
     "description": "The weather of a city.",
     "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
 }
-
-
-def script(**fields: Any) -> dict[str, str]:
-    """The header that tells the simulator how to answer."""
-    return {"anthropic-simulator": json.dumps(fields)}
 
 
 def test_create_answers_and_is_charged_exactly(stack: Stack, account: Account) -> None:
