@@ -101,7 +101,7 @@ class AuditEventAdmin(FactAdmin):
         return format_html('<span class="exq-num">{}</span>', when(event.at))
 
     @display(description="Tenant")
-    def tenant(self, event: AuditEvent) -> str:
+    def tenant(self, event: Any) -> str:
         if not hasattr(event, "tenant_name"):
             self.add_names([event])
         return str(event.tenant_name)

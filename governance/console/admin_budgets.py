@@ -44,8 +44,8 @@ class BudgetForm(ModelForm):
         choices=[("tenant", "The whole tenant"), ("team", "One team"), ("key", "One API key")],
         widget=UnfoldAdminSelectWidget,
     )
-    team = forms.ModelChoiceField(queryset=None, required=False, widget=UnfoldAdminSelectWidget)
-    key = forms.ModelChoiceField(
+    team: Any = forms.ModelChoiceField(queryset=None, required=False, widget=UnfoldAdminSelectWidget)
+    key: Any = forms.ModelChoiceField(
         label="API key", queryset=None, required=False, widget=UnfoldAdminSelectWidget
     )
     period = forms.ChoiceField(choices=OFFERED_PERIODS, initial="month", widget=UnfoldAdminSelectWidget)
@@ -66,8 +66,8 @@ class BudgetForm(ModelForm):
             self.initial["limit_usd"] = self.instance.limit_nanos
             self.initial["alerts"] = ", ".join(map(str, self.instance.alert_percents))
         else:
-            self.fields["team"].queryset = Team.objects.select_related("tenant")
-            self.fields["key"].queryset = ApiKey.objects.filter(revoked_at=None)
+            self.fields["team"].queryset = Team.objects.select_related("tenant")  # type: ignore[attr-defined]
+            self.fields["key"].queryset = ApiKey.objects.filter(revoked_at=None)  # type: ignore[attr-defined]
             self.fields["name"].required = False
 
     def clean_alerts(self) -> list[int]:

@@ -77,7 +77,7 @@ class ProviderCredentialAdmin(MadeOnceAdmin):
             db_field, request, queryset=managed_tenants(access), **kwargs
         )
         if field is not None and access.is_platform:
-            field.empty_label = "Every tenant (the operator's)"  # type: ignore[attr-defined]
+            field.empty_label = "Every tenant (the operator's)"
         elif field is not None:
             field.required = True
         return field

@@ -91,7 +91,10 @@ class DiscountForm(ModelForm):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         known = KnownModel.objects.filter(superseded_in=None).values_list("model_id", flat=True)
-        self.fields["model_id"].choices = [(ANY, "Every model"), *((name, name) for name in known)]
+        self.fields["model_id"].choices = [  # type: ignore[attr-defined]
+            (ANY, "Every model"),
+            *((name, name) for name in known),
+        ]
         self.fields["effective_from"].required = False
         self.fields["effective_from"].help_text = "Now, unless told."
 

@@ -222,10 +222,10 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):
         action = "user.change" if change else "user.add"
         events.record(actor_of(request), None, action, obj, before, facts)
 
-    def log_addition(self, request: HttpRequest, obj: Model, message: Any) -> None:
+    def log_addition(self, request: HttpRequest, obj: Model, message: Any) -> None:  # type: ignore[override]
         """The audit trail has it already."""
 
-    def log_change(self, request: HttpRequest, obj: Model, message: Any) -> None:
+    def log_change(self, request: HttpRequest, obj: Model, message: Any) -> None:  # type: ignore[override]
         """The audit trail has it, but for a changed password, which Django saves by another road."""
         if isinstance(message, list) and any("password" in str(part) for part in message):
             events.record(actor_of(request), None, "user.password", obj)

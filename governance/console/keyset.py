@@ -5,6 +5,7 @@ partitions that it touches.
 """
 
 import uuid
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -55,15 +56,13 @@ class WindowFilter(SimpleListFilter):
         chosen = super().value()
         return chosen if chosen in WINDOWS else self.default
 
-    def choices(self, changelist: Any) -> list[dict[str, Any]]:
-        return [
-            {
+    def choices(self, changelist: Any) -> Iterator[Any]:
+        for name, label in self.lookup_choices:
+            yield {
                 "selected": self.value() == name,
                 "query_string": changelist.get_query_string({self.parameter_name: name}, [BEFORE]),
                 "display": label,
             }
-            for name, label in self.lookup_choices
-        ]
 
     def queryset(self, request: HttpRequest, queryset: "QuerySet[Any]") -> "QuerySet[Any]":
         span = WINDOWS[self.value()][1]

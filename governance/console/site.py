@@ -16,7 +16,7 @@ from governance.console.dashboard import dashboard
 
 # Alpine, which draws the menus, evaluates expressions from attributes; widths of bars are inline styles.
 # There is no inline script, and nothing is loaded from or sent to anywhere else.
-CONSOLE_CSP = {
+CONSOLE_CSP: dict[str, list[str]] = {
     "default-src": [CSP.NONE],
     "script-src": [CSP.SELF, CSP.UNSAFE_EVAL],
     "style-src": [CSP.SELF, CSP.UNSAFE_INLINE],
