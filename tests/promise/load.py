@@ -39,7 +39,11 @@ def headers(key: str, script: dict[str, Any] | None = None) -> dict[str, str]:
 
 
 async def call(
-    session: aiohttp.ClientSession, url: str, key: str, body: dict[str, Any], script: dict[str, Any] | None = None
+    session: aiohttp.ClientSession,
+    url: str,
+    key: str,
+    body: dict[str, Any],
+    script: dict[str, Any] | None = None,
 ) -> Reply:
     """One call to its end. A connection that breaks is a reply of status 0."""
     try:

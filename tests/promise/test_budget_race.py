@@ -42,11 +42,17 @@ class Storm:
             issued = [issue_key(account.tenant, f"key-{number}") for number in range(10)]
             for one in issued:
                 set_budget(
-                    account.tenant, scope="key", ref=one.key.public_id, period="day", limit_nanos=15 * BOUND_NANOS
+                    account.tenant,
+                    scope="key",
+                    ref=one.key.public_id,
+                    period="day",
+                    limit_nanos=15 * BOUND_NANOS,
                 )
         return cls(account, [one.text for one in issued])
 
-    def run(self, stack: Stack, *, output_tokens: int, after: tuple[int, object] | None = None) -> list[Reply]:
+    def run(
+        self, stack: Stack, *, output_tokens: int, after: tuple[int, object] | None = None
+    ) -> list[Reply]:
         usage = {"input_tokens": 3, "output_tokens": output_tokens}
         return asyncio.run(
             storm(
@@ -133,7 +139,9 @@ def test_a_storm_in_which_a_worker_is_killed_overspends_nothing_and_loses_nothin
     storm.settled()
     billed = stack.bill(storm.account.tenant.slug)
     charged = [entry for entry in storm.account.entries() if entry.kind == "charge"]
-    assert any(reply.status == 0 for reply in replies), "the killed worker had no calls: the test proves nothing"
+    assert any(reply.status == 0 for reply in replies), (
+        "the killed worker had no calls: the test proves nothing"
+    )
     assert len(billed) <= len(charged) <= 100
     assert sum(entry.amount_nanos for entry in charged) == storm.account.period().spent_nanos <= NANOS_PER_USD
     storm.check_never_over()
