@@ -21,7 +21,7 @@ from governance.console.base import ConsoleAdmin
 from governance.console.budget_figures import bar_of, scope_names, visible_budgets, with_current_period
 from governance.console.display import Bar, bar_html, window_text
 from governance.console.fields import UsdField, parse_percents
-from governance.console.pages import form_page
+from governance.console.pages import form_page, posted
 from governance.console.site import console_site
 from governance.core.money import format_usd
 from governance.ledger.models import BudgetPeriod
@@ -154,7 +154,7 @@ class BudgetAdmin(ConsoleAdmin):
         budget = self.changeable(request, object_id)
         if budget is None:
             return redirect("admin:budgets_budget_changelist")
-        form = forms.Form(request.POST or None)
+        form = forms.Form(posted(request))
         if form.is_valid():
             try:
                 close_budget(budget, actor=actor_of(request))

@@ -18,7 +18,7 @@ from governance.console.access import Access, access_of, actor_of
 from governance.console.admin_tenants import managed_tenants
 from governance.console.base import MadeOnceAdmin
 from governance.console.display import STATE_LABELS
-from governance.console.pages import form_page
+from governance.console.pages import form_page, posted
 from governance.console.site import console_site
 from tenants.credentials import add_credential, check_credential, disable_credential
 from tenants.models import ProviderCredential
@@ -101,7 +101,7 @@ class ProviderCredentialAdmin(MadeOnceAdmin):
         credential = self.get_object(request, object_id)
         if credential is None:
             return redirect("admin:tenants_providercredential_changelist")
-        form = forms.Form(request.POST or None)
+        form = forms.Form(posted(request))
         if form.is_valid():
             disable_credential(credential, actor=actor_of(request))
             return redirect("admin:tenants_providercredential_change", credential.pk)

@@ -22,7 +22,7 @@ from governance.console.admin_tenants import managed_tenants
 from governance.console.base import ConsoleAdmin
 from governance.console.display import STATE_LABELS, code
 from governance.console.fields import TagsField
-from governance.console.pages import form_page
+from governance.console.pages import form_page, posted
 from governance.console.site import console_site
 from governance.core.clock import utcnow
 from tenants.keys import IssuedKey, KeyStateError, change_key, issue_key, revoke_key, rotate_key
@@ -151,7 +151,7 @@ class ApiKeyAdmin(ConsoleAdmin):
 
     @sensitive_variables("issued")
     def _show_once(self, request: HttpRequest, issued: IssuedKey, old: ApiKey | None = None) -> HttpResponse:
-        """The one page with the key's text: not stored, not cached, not in a message or the session."""
+        """The one page with the key's text: never in a message, the session, a log or a cache."""
         key = ApiKey.objects.select_related("tenant", "team").get(pk=issued.key.pk)
         context = {
             **self.admin_site.each_context(request),
@@ -165,9 +165,7 @@ class ApiKeyAdmin(ConsoleAdmin):
             "change_url": reverse("admin:tenants_apikey_change", args=[key.pk]),
             "list_url": reverse("admin:tenants_apikey_changelist"),
         }
-        response = TemplateResponse(request, "console/key_issued.html", context)
-        response["Cache-Control"] = "no-store"
-        return response
+        return TemplateResponse(request, "console/key_issued.html", context)
 
     # --- The end of a key ---
 
@@ -177,7 +175,7 @@ class ApiKeyAdmin(ConsoleAdmin):
         key = self.changeable(request, object_id)
         if key is None:
             return redirect("admin:tenants_apikey_changelist")
-        form = RotateForm(request.POST or None)
+        form = RotateForm(posted(request))
         if form.is_valid():
             try:
                 issued = rotate_key(
@@ -206,7 +204,7 @@ class ApiKeyAdmin(ConsoleAdmin):
         key = self.changeable(request, object_id)
         if key is None:
             return redirect("admin:tenants_apikey_changelist")
-        form = RevokeForm(request.POST or None)
+        form = RevokeForm(posted(request))
         if form.is_valid():
             revoke_key(key, form.cleaned_data["reason"], actor=actor_of(request))
             return redirect("admin:tenants_apikey_change", key.pk)

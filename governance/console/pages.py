@@ -4,11 +4,16 @@ from typing import Any
 
 from django.db.models import Model
 from django.forms import Form
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, QueryDict
 from django.template.response import TemplateResponse
 from django.urls import reverse
 
 from governance.console.base import ConsoleAdmin
+
+
+def posted(request: HttpRequest) -> QueryDict | None:
+    """What a form is bound to: nothing at all before it was sent, even if it has no fields."""
+    return request.POST if request.method == "POST" else None
 
 
 def form_page(

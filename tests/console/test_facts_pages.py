@@ -1,0 +1,184 @@
+"""Calls, ledger, prices and the overview: what they show, and that they never count or change a fact."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from django.conf import settings
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+
+from governance.calls.models import Call
+from governance.console.display import Bar, short_usd
+from governance.core.ids import id_floor, uuid7
+from governance.core.money import format_usd
+from tenants.scope import platform_scope
+from tests.console.cast import COSTS, House, browser, make_call, operator
+from tests.tenants.makers import make_member, make_tenant
+
+CALLS = "/admin/calls/call/"
+LEDGER = "/admin/ledger/ledgerentry/"
+AUDIT = "/admin/audit/auditevent/"
+
+
+def hours_ago(hours: int) -> UUID:
+    moment = datetime.now(UTC) - timedelta(hours=hours)
+    return UUID(int=id_floor(int(moment.timestamp() * 1000)).int | uuid7().int & ((1 << 62) - 1))
+
+
+def test_a_calls_page_says_who_why_how_much_and_from_which_budget(alice: House) -> None:
+    page = browser(alice.person("viewer")).get(f"{CALLS}{alice.call.pk}/change/").content.decode()
+    total = format_usd(sum(COSTS.values()))
+    for text in (
+        total,
+        *(format_usd(nanos) for nanos in COSTS.values()),
+        "1,200",
+        "560",
+        f"{alice.canary}-key",
+        f"{alice.canary}-team",
+        f"{alice.canary}-budget",
+        f"feature={alice.canary}",
+        f"req_{alice.canary}",
+        "allowed",
+        "claude-haiku-5-5",
+        "from the usage that Claude reported",
+    ):
+        assert text in page, text
+
+
+def test_lists_of_facts_never_count_and_are_read_newest_first_by_id(alice: House) -> None:
+    with platform_scope():
+        for _ in range(60):
+            make_call(alice)
+    client = browser(alice.person("viewer"))
+    for url in (CALLS, LEDGER):
+        with CaptureQueriesContext(
+            connection,
+        ) as queries:
+            first = client.get(url)
+        assert not any("COUNT(" in query["sql"] or " OFFSET " in query["sql"] for query in queries)
+        rows = first.context["cl"].result_list
+        assert [row.pk for row in rows] == sorted((row.pk for row in rows), reverse=True)
+        assert len(rows) == 50
+        older = first.context["cl"].paginator.older_url
+        second = client.get(f"{url}{older}")
+        rest = second.context["cl"].result_list
+        assert len(rest) == 11
+        assert max(row.pk for row in rest) < min(row.pk for row in rows)
+        assert second.context["cl"].paginator.older_url is None
+        assert second.context["cl"].paginator.newest_url is not None
+
+
+def test_a_list_shows_the_last_day_unless_told_and_a_search_by_id_looks_everywhere(alice: House) -> None:
+    with platform_scope():
+        old = make_call(alice, call_id=hours_ago(30))
+    client = browser(alice.person("viewer"))
+
+    def shown(query: str) -> set[object]:
+        return {row.pk for row in client.get(CALLS + query).context["cl"].result_list}
+
+    assert shown("") == {alice.call.pk}
+    assert shown("?window=7d") == {alice.call.pk, old.pk}
+    assert shown("?window=nonsense") == {alice.call.pk}
+    assert shown(f"?q={old.pk}") == {old.pk}
+    assert shown(f"?q=exq_{alice.key.key.public_id}") == {alice.call.pk}
+    assert shown(f"?q={alice.canary}-session") == {alice.call.pk}
+    assert shown("?q=nobody") == set()
+    assert shown("?outcome=refused") == set()
+    assert shown("?before=junk") == {alice.call.pk}
+
+
+@pytest.mark.parametrize("method", ["post", "put", "delete"])
+def test_facts_cannot_be_changed_in_the_console(alice: House, method: str) -> None:
+    client = operator()
+    for action in ("change", "delete"):
+        getattr(client, method)(f"{CALLS}{alice.call.pk}/{action}/", {"cost_nanos": 0, "post": "yes"})
+    assert client.post(f"{CALLS}add/", {}).status_code in (403, 404)
+    assert Call._base_manager.get(pk=alice.call.pk).cost_nanos == sum(COSTS.values())
+
+
+def test_a_call_that_does_not_exist_is_not_found(alice: House) -> None:
+    client = browser(alice.person("viewer"))
+    assert client.get(f"{CALLS}{uuid7()}/change/").status_code == 404
+    assert client.get(f"{CALLS}nonsense/change/").status_code == 404
+
+
+def test_the_audit_page_shows_what_changed(alice: House) -> None:
+    client = browser(alice.person("owner"))
+    answer = client.get(f"{AUDIT}?q=tenants.apikey:{alice.key.key.pk}&window=all")
+    events = answer.context["cl"].result_list
+    assert [event.action for event in events] == ["key.issue"]
+    page = client.get(f"{AUDIT}{events[0].pk}/change/").content.decode()
+    assert alice.key.key.public_id in page
+    assert alice.key.text not in page
+    history = client.get(f"/admin/tenants/apikey/{alice.key.key.pk}/history/", follow=True)
+    assert [event.pk for event in history.context["cl"].result_list] == [events[0].pk]
+
+
+def test_the_overview_shows_budgets_holds_and_calls(alice: House) -> None:
+    page = browser(alice.person("viewer")).get("/admin/").content.decode()
+    assert f"{alice.canary}-budget" in page
+    assert "$2.00 held" in page
+    assert str(alice.call.pk) in page
+    assert "First steps" not in page
+
+
+def test_an_empty_overview_teaches_the_first_steps() -> None:
+    tenant = make_tenant("Empty")
+    page = browser(make_member(tenant, "admin")).get("/admin/").content.decode()
+    assert "First steps" in page
+    assert "manage.py issue_key" in page
+    assert settings.GATEWAY_PUBLIC_URL in page
+    assert "add_credential" not in page  # the operator's work
+
+
+def test_the_price_book_is_one_table_for_everybody(alice: House) -> None:
+    answer = browser(alice.person("viewer", in_team=True)).get("/admin/pricing/pricerow/")
+    assert answer.status_code == 200
+    rows = answer.context["rows"]
+    assert all(len(row["cells"]) == len(answer.context["meters"]) for row in rows)
+
+
+def test_every_page_forbids_foreign_and_inline_scripts(alice: House) -> None:
+    client = operator()
+    for url in ("/admin/", CALLS, f"{CALLS}{alice.call.pk}/change/", "/admin/tenants/apikey/add/"):
+        policy = client.get(url).headers["content-security-policy"]
+        scripts = next(part for part in policy.split("; ") if part.startswith("script-src"))
+        assert scripts == "script-src 'self' 'unsafe-eval'"
+        assert "default-src 'none'" in policy
+    assert "script-src" not in client.get("/").headers["content-security-policy"]
+
+
+def test_our_templates_have_no_script_and_no_event_handler() -> None:
+    for template in Path("templates").rglob("*.html"):
+        text = template.read_text()
+        assert "<script" not in text, template
+        assert "oninput=" not in text, template
+        assert "onclick=" not in text, template
+        assert "|safe" not in text, template
+
+
+def test_a_bar_never_overflows_and_shows_the_first_cent() -> None:
+    assert Bar(1, 0, 100_000_000_000).spent_percent == 1
+    assert (Bar(90, 20, 100).spent_percent, Bar(90, 20, 100).held_percent) == (90, 10)
+    assert Bar(0, 0, 0).spent_percent == 100
+    assert (Bar(74, 0, 100).level, Bar(70, 5, 100).level, Bar(95, 0, 100).level) == ("ok", "warm", "hot")
+    assert Bar(60, 50, 100).left_nanos == -10
+
+
+@pytest.mark.parametrize(
+    ("nanos", "text"),
+    [
+        (0, "$0.00"),
+        (1, "<$0.0001"),
+        (50_000, "$0.0001"),
+        (37_000_000, "$0.0370"),
+        (99_990_000, "$0.1000"),
+        (100_000_000, "$0.10"),
+        (1_234_567_890_000, "$1,234.57"),
+        (-5_000_000_000, "-$5.00"),
+    ],
+)
+def test_short_amounts_are_rounded_to_nearest(nanos: int, text: str) -> None:
+    assert short_usd(nanos) == text
