@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from governance.calls.records import AttemptRecord, CallRecord
+from governance.gateway import facts
 
 if TYPE_CHECKING:
     from governance.gateway.exchange import Exchange
@@ -12,10 +13,10 @@ if TYPE_CHECKING:
 _encode = msgspec.json.Encoder().encode
 
 
-def of_call(exchange: "Exchange", outcome: str, status: int, reason: str) -> CallRecord:
+def of_call(exchange: "Exchange", outcome: str, status: int, reason: str, content: bytes = b"") -> CallRecord:
     """The row of a call that took no hold. The caller's key must be known."""
     key, inbound = exchange.key, exchange.inbound
-    return CallRecord(
+    call = CallRecord(
         id=exchange.id,
         tenant_id=key.tenant.id,
         team_id=key.team_id,
@@ -37,13 +38,16 @@ def of_call(exchange: "Exchange", outcome: str, status: int, reason: str) -> Cal
         first_byte_ms=exchange.first_byte_ms,
         duration_ms=exchange.elapsed_ms(),
     )
+    if exchange.parsed:
+        facts.add(call, exchange, content)
+    return call
 
 
 def of_attempt(
     exchange: "Exchange", attempt: AttemptRecord, outcome: str, status: int, reason: str, content: bytes
 ) -> CallRecord:
     """The row of a call whose only attempt this was. `content`: the reply's raw content, if it was read."""
-    call = of_call(exchange, outcome, status, reason)
+    call = of_call(exchange, outcome, status, reason, content)
     call.served_model = attempt.served_model
     call.attempts = 1
     call.held_nanos = attempt.held_nanos

@@ -1,11 +1,13 @@
 """One client request on its way through the gateway: what is known of it so far."""
 
+import asyncio
 from collections.abc import Callable
 from datetime import datetime
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from governance.calls.request_facts import RequestFacts
 from governance.core.clock import utcnow
 from governance.core.ids import uuid7
 from governance.gateway.body import Receive, decoded, read_body
@@ -31,6 +33,7 @@ class Exchange:
         "bound",
         "client_left",
         "decision",
+        "early_facts",
         "endpoint",
         "first_byte_ms",
         "gateway",
@@ -67,6 +70,7 @@ class Exchange:
         self.bound: str | None = None
         self.held_ms: int | None = None
         self.first_byte_ms: int | None = None
+        self.early_facts: asyncio.Future[tuple[RequestFacts, bytes]] | None = None
         self.client_left = False
         self.on_leave: Callable[[], None] | None = None
 
@@ -150,6 +154,7 @@ class Exchange:
 
     @property
     def session(self) -> str | None:
+        """The conversation that the call belongs to, where the client says so."""
         return self.inbound.session
 
     @property

@@ -23,6 +23,7 @@ class Inbound:
     content_encoding: bytes = b""
     content_length: int | None = None
     tags: str = ""
+    version: str = ""
     beta: list[str] = field(default_factory=list)
     session: str | None = None
     user_agent: str | None = None
@@ -51,6 +52,8 @@ def read_headers(raw: Iterable[tuple[bytes, bytes]]) -> Inbound:
                 inbound.content_length = int(value) if value.isdigit() else None
             case b"exchequer-tags":
                 inbound.tags = _text(name, value)
+            case b"anthropic-version":
+                inbound.version = _text(name, value)
             case b"anthropic-beta":
                 inbound.beta += [beta.strip() for beta in _text(name, value).split(",")]
             case b"x-claude-code-session-id":

@@ -5,7 +5,7 @@ attempt is resolved exactly once, whatever happens: by `relay`, by what is caugh
 """
 
 from governance.calls.models import Outcome
-from governance.gateway import admission, call_record, errors, relay
+from governance.gateway import admission, call_record, errors, facts, relay
 from governance.gateway.attempt import Attempt
 from governance.gateway.bound import worst_case
 from governance.gateway.errors import CallRefused, envelope, forbidden, invalid
@@ -56,6 +56,7 @@ def check_policies(exchange: Exchange) -> None:
 async def send(exchange: Exchange, attempt: Attempt) -> GatewayResponse:
     """The call that is paid for: out, and its answer back."""
     request = exchange.request
+    facts.begin(exchange)
     try:
         upstream = await exchange.gateway.upstream.send(
             "POST",

@@ -22,7 +22,7 @@ from governance.budgets.terms import LOAD_TERMS, BudgetTerms, covering, has_tena
 from governance.pricing.book import PriceBook
 from governance.pricing.loading import load_book_async, load_contract_rates_async
 from tenants.credentials import open_credential
-from tenants.secrets import CannotDecrypt
+from tenants.secrets import CannotDecrypt, fingerprint_key
 from tenants.versioning import GLOBAL_TENANT_ID, NOTIFY_CHANNEL
 
 log = logging.getLogger(__name__)
@@ -72,6 +72,7 @@ class TenantSnapshot:
     book: PriceBook
     list_book: PriceBook
     upstream_headers: tuple[tuple[str, str], ...]
+    fingerprint_key: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +222,7 @@ class SnapshotStore:
                 book=book.with_contract(await load_contract_rates_async(connection, tenant_id)),
                 list_book=book,
                 upstream_headers=self._upstream_headers(await _all(connection, LOAD_CREDENTIALS, tenant_id)),
+                fingerprint_key=fingerprint_key(tenant_id),
             )
             if book is self._book:
                 self._tenants[tenant_id] = tenant

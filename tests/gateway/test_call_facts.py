@@ -1,0 +1,44 @@
+"""What a call's row keeps of its request: shape and fingerprints, never text."""
+
+from governance.calls.request_facts import Fingerprints
+from tests.gateway.asking import ASK, post
+from tests.harness import Account, Stack, make_tenant
+
+
+def test_a_call_keeps_the_shape_of_its_request_and_no_text(stack: Stack, account: Account) -> None:
+    secret = "the merger with Initech closes on Friday"
+    ask = {**ASK, "system": "Be brief.", "messages": [{"role": "user", "content": secret}]}
+    headers = {"traceparent": "00-" + "a" * 32 + "-" + "b" * 16 + "-01", "user-agent": "Mine/1.0"}
+    assert post(stack, account, ask, headers=headers).status_code == 200
+    assert post(stack, account, ask | {"stream": True}).status_code == 200
+    call, again = account.wait_for_calls(2)
+    assert call.facts["n"]["msg"] == 1
+    assert call.facts["bytes"]["last"] > len(secret)
+    assert (call.traceparent, call.user_agent) == (headers["traceparent"], "Mine/1.0")
+    mine, other = (
+        Fingerprints.unpack(bytes(call.fingerprints)),
+        Fingerprints.unpack(bytes(again.fingerprints)),
+    )
+    assert mine.messages == other.messages
+    assert any(mine.reply)
+    assert len(bytes(call.cache_digest)) == 32
+    row = str(vars(call)) + str(vars(account.attempts()[0]))
+    assert "Initech" not in row
+    assert "merger" not in row
+
+
+def test_the_same_request_of_another_tenant_has_other_fingerprints(stack: Stack, account: Account) -> None:
+    bob = make_tenant()
+    for who in (account, bob):
+        assert post(stack, who).status_code == 200
+    mine, his = account.wait_for_calls(1)[0], bob.wait_for_calls(1)[0]
+    assert mine.cache_digest != his.cache_digest
+    ours = Fingerprints.unpack(bytes(mine.fingerprints)), Fingerprints.unpack(bytes(his.fingerprints))
+    assert ours[0].messages != ours[1].messages
+
+
+def test_a_large_request_has_its_facts_too(stack: Stack, account: Account) -> None:
+    ask = {**ASK, "messages": [{"role": "user", "content": "word " * 200_000}]}
+    assert post(stack, account, ask).status_code == 200
+    (call,) = account.wait_for_calls(1)
+    assert call.facts["bytes"]["last"] > 1_000_000
