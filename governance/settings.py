@@ -133,8 +133,7 @@ LANGUAGE_CODE = "en-us"
 TIME_ZONE = "UTC"
 USE_TZ = True
 STATIC_URL = "static/"
-STATIC_ROOT = STATE_DIR / "static"
-WHITENOISE_USE_FINDERS = True  # one source of files in development and in `make up`
+WHITENOISE_USE_FINDERS = True  # served from the packages themselves; nothing to collect
 
 SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
