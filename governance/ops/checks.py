@@ -10,6 +10,7 @@ from typing import Any
 from django.conf import settings
 from django.core import checks
 from django.core.checks import CheckMessage, Error, Tags, register
+from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
 from governance.core.append_only import FACT_TABLES
@@ -24,7 +25,10 @@ _SECRET_KEY_DIFFERENT_MIN = 10
 @register(START, deploy=True)
 def secrets_are_set(**_: Any) -> list[CheckMessage]:
     problems: list[CheckMessage] = []
-    key = settings.SECRET_KEY
+    try:
+        key = settings.SECRET_KEY
+    except ImproperlyConfigured:  # that is how Django says that it is empty
+        key = ""
     weak = len(key) < _SECRET_KEY_LENGTH_MIN or len(set(key)) < _SECRET_KEY_DIFFERENT_MIN
     if weak or key.startswith("django-insecure-"):
         hint = 'Set it to the output of: python -c "import secrets; print(secrets.token_urlsafe(48))"'
@@ -53,11 +57,13 @@ def debugging_is_off_in_production(**_: Any) -> list[CheckMessage]:
 
 @register(START, Tags.database, deploy=True)
 def database_keeps_its_word(databases: Sequence[str] | None = None, **_: Any) -> list[CheckMessage]:
-    """Asked as the app role: what it confirms must survive a crash, and it must not be able to undo facts."""
-    if "default" not in (databases or ()):
-        return []
+    return database_problems("default") if "default" in (databases or ()) else []
+
+
+def database_problems(alias: str) -> list[CheckMessage]:
+    """Asked as the role of that alias: what it confirms survives a crash, and it cannot undo a fact."""
     problems: list[CheckMessage] = []
-    with connections["default"].cursor() as cursor:
+    with connections[alias].cursor() as cursor:
         cursor.execute("SELECT current_setting('fsync'), current_setting('synchronous_commit'), current_user")
         fsync, synchronous_commit, role = cursor.fetchone()
         cursor.execute(_POWERS, [list(FACT_TABLES)])

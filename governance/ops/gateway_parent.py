@@ -37,9 +37,10 @@ def bind(host: str, port: int) -> socket.socket:
 
 def _why_not(error: OSError, host: str, port: int) -> str:
     if error.errno == errno.EADDRINUSE:
+        other = 8000 if port in (9000, 9001) else 9000
         return (
             f"Port {port} is taken by another program. Stop it, or choose another port: "
-            f"make up EXCHEQUER_PORT={port + 1000 if port < 60000 else 8000}"
+            f"make up EXCHEQUER_PORT={other} (the console takes the port after it)."
         )
     return f"Cannot listen on {host}:{port}: {error.strerror}. Choose another port with EXCHEQUER_PORT."
 
@@ -98,3 +99,11 @@ def run_gateway(host: str, port: int, workers: int, state_dir: Path, say: Callab
         listener.close()  # with the workers' copies gone too, new callers are refused at once
         supervisor.stop([supervisor.services])
         pid_file.remove()
+
+
+if __name__ == "__main__":  # for `make up`, which has made the start-up checks: a parent without Django
+    host, port, workers, state_dir = sys.argv[1:]
+    try:
+        run_gateway(host, int(port), int(workers), Path(state_dir), say=print)
+    except CannotRun as problem:
+        sys.exit(str(problem))

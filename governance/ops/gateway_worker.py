@@ -33,7 +33,7 @@ class _Server(uvicorn.Server):
 def main() -> None:
     listener = socket.socket(fileno=int(sys.argv[1]))
     config = uvicorn.Config(
-        os.environ.get("EXCHEQUER_GATEWAY_APPLICATION", APPLICATION),
+        APPLICATION,
         lifespan="on",
         loop="uvloop",
         http="httptools",

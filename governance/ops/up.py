@@ -192,9 +192,15 @@ def _start_processes(installation: Installation, supervisor: Supervisor, env: Ma
     celery = [sys.executable, "-m", "celery", "--app", "governance"]
     quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "INFO"]
     schedule = str(installation.run / "celerybeat-schedule")
-    gateway = [*MANAGE, "gateway", *address, "--port", str(installation.port)]
+    gateway = [installation.host, str(installation.port), str(installation.workers)]
     commands = {
-        "gateway": [*gateway, "--workers", str(installation.workers)],
+        "gateway": [
+            sys.executable,
+            "-m",
+            "governance.ops.gateway_parent",
+            *gateway,
+            str(installation.state_dir),
+        ],
         "console": [*MANAGE, "console", *address, "--port", str(installation.console_port)],
         "celery-worker": [*celery, "worker", "--pool", "threads", "--concurrency", "4", *quiet],
         "celery-beat": [*celery, "beat", "--schedule", schedule, "--pidfile", "", "--loglevel", "INFO"],

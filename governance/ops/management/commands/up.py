@@ -2,10 +2,8 @@
 
 import os
 import signal
-import subprocess
 import sys
-import time
-from typing import Any
+from typing import Any, NoReturn
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from rich.console import Console
@@ -14,7 +12,10 @@ from governance.ops import card
 from governance.ops.env_files import read_env_file
 from governance.ops.installation import AlreadyRunning, Installation, this_installation
 from governance.ops.processes import CannotRun
-from governance.ops.up import MANAGE, up
+from governance.ops.up import up
+
+_READY = b"ready"
+_ALREADY = "Exchequer already runs here. `make down` stops it."
 
 
 class Command(BaseCommand):
@@ -23,28 +24,26 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--detach", action="store_true", help="return once everything is ready")
-        parser.add_argument("--background", action="store_true", help="show no secrets: the output is a log")
 
-    def handle(self, *args: Any, detach: bool, background: bool, **options: Any) -> None:
-        console = Console(highlight=False)
-        installation = this_installation()
+    def handle(self, *args: Any, detach: bool, **options: Any) -> None:
+        console, installation = Console(highlight=False), this_installation()
+        installation.make_folders()
         try:
             if detach:
                 _start_in_background(installation, console)
                 _show(console, installation)
             else:
-                ready = (
-                    (lambda: console.print("Ready."))
-                    if background
-                    else (lambda: _show(console, installation))
-                )
-                up(installation, lambda line: console.print(f"[dim]{line}[/dim]", soft_wrap=True), ready)
+                up(installation, _sayer(console), lambda: _show(console, installation))
         except AlreadyRunning:
-            console.print("Exchequer already runs here. `make down` stops it.")
-            if not background and installation.ready_file.exists():
+            console.print(_ALREADY)
+            if installation.ready_file.exists():
                 _show(console, installation)
         except CannotRun as problem:
             raise CommandError(str(problem)) from None
+
+
+def _sayer(console: Console) -> Any:
+    return lambda line: console.print(f"[dim]{line}[/dim]", soft_wrap=True)
 
 
 def _show(console: Console, installation: Installation) -> None:
@@ -53,30 +52,49 @@ def _show(console: Console, installation: Installation) -> None:
 
 
 def _start_in_background(installation: Installation, console: Console) -> None:
-    """Returns once the other `up` is ready. CannotRun, in its words, when it ends before."""
-    installation.make_folders()
-    log = installation.log("up")
-    seen_bytes = log.stat().st_size if log.exists() else 0
-    with open(log, "ab", opener=lambda path, flags: os.open(path, flags, 0o600)) as output:
-        child = subprocess.Popen(
-            [*MANAGE, "up", "--background"],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
+    """Go on in a child of its own session; returns once that is ready, raises what it could not do."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        _be_the_background(installation, writing)
+    os.close(writing)
     try:
-        with console.status("Starting"):
-            while child.poll() is None and not _is_ready(installation, child.pid):
-                time.sleep(0.1)
+        with console.status("Starting"), open(reading, "rb") as answer:
+            said = answer.read()  # until it closes its end: ready, or a sentence why not
     except KeyboardInterrupt:
-        child.send_signal(signal.SIGTERM)
-        child.wait()
+        os.kill(child, signal.SIGTERM)
+        os.waitpid(child, 0)
         sys.exit(130)
-    if child.returncode:
-        said = log.read_bytes()[seen_bytes:].decode(errors="replace")
-        raise CannotRun(said.rpartition("CommandError: ")[2].strip())
+    if said == _ALREADY.encode():
+        raise AlreadyRunning
+    if said != _READY:
+        raise CannotRun(said.decode() or f"It ended without a word; see {installation.log('up')}.")
 
 
-def _is_ready(installation: Installation, pid: int) -> bool:
-    return installation.ready_file.exists() and installation.ready_file.read_text().strip() == str(pid)
+def _be_the_background(installation: Installation, writing: int) -> NoReturn:
+    """What the child does. Its output is a log: it shows no secret there."""
+    status = 1
+    try:
+        os.setsid()
+        with open(os.devnull) as nothing:
+            os.dup2(nothing.fileno(), sys.stdin.fileno())
+        with open(
+            installation.log("up"), "ab", opener=lambda path, flags: os.open(path, flags, 0o600)
+        ) as log:
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+                os.dup2(log.fileno(), stream.fileno())
+        up(installation, _sayer(Console(highlight=False)), lambda: _tell(writing, _READY))
+        status = 0
+    except AlreadyRunning:
+        _tell(writing, _ALREADY.encode())
+    except CannotRun as problem:
+        _tell(writing, str(problem).encode())
+    finally:
+        os._exit(status)
+
+
+def _tell(writing: int, words: bytes) -> None:
+    with open(writing, "wb") as pipe:
+        pipe.write(words)
