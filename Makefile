@@ -1,9 +1,9 @@
 # make up      start everything on this machine, in the foreground; Ctrl-C stops it
 #              DETACH=1 returns once it is ready; WORKERS=4 gateway processes; EXCHEQUER_PORT=9000
 # make down    stop what `make up` started
-# make test    the tests, with a PostgreSQL and a Valkey of their own
+# make test    the tests, with a PostgreSQL and a Valkey of their own; ARGS="tests/desk -x" for some
 # make check   style, types, layers, migrations, locked requirements
-# make bench   what a governed call costs
+# make bench   what a governed call costs; ARGS=--quick for a short look
 
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME PYENV_VERSION
 PY := .venv/bin/python
@@ -30,7 +30,7 @@ check: venv
 		|| { echo "requirements.txt and uv.lock differ: run make requirements"; exit 1; }
 
 bench: venv
-	@$(PY) manage.py bench
+	@$(PY) -m bench $(ARGS)
 
 # After `uv lock`: what plain pip installs, hash for hash.
 EXPORT := export --frozen --quiet --no-dev --all-extras --no-header

@@ -10,7 +10,7 @@ from anthropic import Anthropic
 
 client = Anthropic(base_url="{url}", api_key="{key}")
 message = client.messages.create(
-    model="claude-haiku-4-5",
+    model="claude-haiku-5-5",
     max_tokens=200,
     messages=[{{"role": "user", "content": "What does a call cost?"}}],
 )

@@ -5,16 +5,19 @@ One installation for the file, because a start takes seconds: its tests run in t
 
 import json
 import os
+import re
 import signal
 import socket
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import anthropic
 import psutil
 import pytest
 
-from governance.ops.processes import wait_until
+from governance.ops.processes import PROJECT, wait_until
 from tests.ops.installed import Installed, accepts, installed
 
 pytestmark = pytest.mark.xdist_group("up")
@@ -56,6 +59,15 @@ def test_a_first_start_answers_the_sdk_and_says_all_that_one_needs(running: Inst
         assert running.demo[value] in shown
     for address in ("DATABASE_URL", "DATABASE_OWNER_URL", "REDIS_URL"):
         assert running.demo[address]
+
+
+def test_the_snippet_of_the_readme_answers_json_and_stream(running: Installed) -> None:
+    (snippet,) = re.findall(r"```python\n(.*?)```", (PROJECT / "README.md").read_text(), re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-c", snippet], env=os.environ | running.demo, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("What does a call cost?") == 2
 
 
 def test_the_files_with_secrets_are_their_owners_alone(running: Installed) -> None:
