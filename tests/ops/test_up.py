@@ -92,7 +92,9 @@ def test_when_up_itself_is_killed_nothing_goes_on_serving_and_the_next_start_fin
     os.kill(running.pid("up"), signal.SIGKILL)
     assert wait_until(lambda: not accepts(running.port) and not accepts(running.port + 1), 10)
     assert wait_until(lambda: not running.processes(), 60), running.processes()
+    running.extra_env = running.demo  # whoever sourced demo.env did not bring servers of their own
     running.up()
+    running.extra_env = {}
     assert running.demo["EXCHEQUER_API_KEY"] == key
     assert (running.state_dir / "secrets.env").read_text() == secrets
 
