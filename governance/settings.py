@@ -30,7 +30,7 @@ def read_env_file(path: Path) -> dict[str, str]:
 
 env = environ.Env()
 env.ENVIRON = ChainMap(
-    os.environ,  # type: ignore[arg-type]
+    os.environ,
     read_env_file(STATE_DIR / "demo.env"),
     read_env_file(STATE_DIR / "secrets.env"),
 )

@@ -156,12 +156,13 @@ class Desk:
         self._holds.append(queued)
         self._wake.set()
         try:
-            return await queued.future
+            answer: Held | Refused = await queued.future
         except asyncio.CancelledError:
             # The answer may have come in the very tick in which the caller left.
             if queued.future.done() and not queued.future.cancelled() and queued.future.exception() is None:
                 self._void_unused(hold, queued.future.result())
             raise
+        return answer
 
     def settle(self, settlement: Settlement) -> asyncio.Future[bool]:
         """Resolve a hold. Kept until durable, through any outage; True when this settlement resolved it."""
@@ -391,7 +392,8 @@ class Desk:
         return Lease(row[0])
 
     def _tell_everyone(self, error: DeskUnavailable) -> None:
-        for queue in (self._holds, self._settlements, self._shrinks, self._records):
+        queues: tuple[deque[Any], ...] = (self._holds, self._settlements, self._shrinks, self._records)
+        for queue in queues:
             for queued in _pop(queue, len(queue)):
                 if not queued.future.done():
                     queued.future.set_exception(error)

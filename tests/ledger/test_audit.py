@@ -49,7 +49,8 @@ def test_not_even_the_owner_changes_an_entry(purse: Purse) -> None:
     purse.connection.execute(
         "INSERT INTO ledger_ledgerentry (id, kind, basis, tenant_id, call_id, period_ids, amount_nanos,"
         " held_nanos, list_nanos, price_version, reason, at, xact)"
-        " VALUES (gen_random_uuid(), 'charge', 'exact', %s, gen_random_uuid(), '{}', 5, 5, 5, 1, '', now(), 1)",
+        " VALUES (gen_random_uuid(), 'charge', 'exact', %s, gen_random_uuid(), '{}', 5, 5, 5, 1, '',"
+        " now(), 1)",
         [purse.tenant_id],
     )
     for change in ("UPDATE ledger_ledgerentry SET amount_nanos = 1", "DELETE FROM ledger_ledgerentry"):
