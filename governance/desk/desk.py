@@ -394,7 +394,8 @@ class Desk:
     def _tell_everyone(self, error: DeskUnavailable) -> None:
         queues: tuple[deque[Any], ...] = (self._holds, self._settlements, self._shrinks, self._records)
         for queue in queues:
-            for queued in _pop(queue, len(queue)):
+            while queue:
+                queued = queue.popleft()
                 if not queued.future.done():
                     queued.future.set_exception(error)
                     queued.future.exception()  # read once: nobody may be left to read it
