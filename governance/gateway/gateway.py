@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from governance.gateway import call_record
 from governance.gateway.body import BodyBudget
 from governance.gateway.errors import Refusal, envelope
 from governance.gateway.exchange import Exchange
+from governance.gateway.headroom import Headroom
 from governance.gateway.metrics import Metrics
 from governance.gateway.responses import GatewayResponse
 from governance.gateway.snapshot import SnapshotStore
@@ -66,6 +68,7 @@ class Gateway:
         self.body_budget = body_budget
         self.limits = limits
         self.periods = PeriodRows()
+        self.headroom = Headroom()
         self.metrics = Metrics()
         self._warned: set[str] = set()
         self._publisher: asyncio.Task[None] | None = None
@@ -166,6 +169,9 @@ class Gateway:
         while True:
             await asyncio.sleep(PUBLISH_SECONDS)
             self.metrics.publish(self._gauges())
+            with suppress(psycopg.Error, TimeoutError):  # figures for headers: the desk decides without them
+                async with self.store.connection() as connection:
+                    await self.headroom.refresh(connection)
 
     def _gauges(self) -> dict[str, float]:
         return {
@@ -179,15 +185,13 @@ class Gateway:
     async def exposition(self) -> bytes:
         """Everything for Prometheus. The holds are counted in the database, over all workers."""
         gauges = self._gauges()
-        try:
+        with suppress(psycopg.Error, TimeoutError):  # desk_healthy says it
             async with self.store.connection() as connection:
                 row = await (await connection.execute(OPEN_HOLDS)).fetchone()
                 assert row is not None
                 gauges["open_holds"] = row[0]
                 gauges["held_dollars"] = float(row[1]) / NANOS_PER_USD
                 gauges["oldest_hold_seconds"] = row[2]
-        except (psycopg.Error, TimeoutError):
-            pass  # desk_healthy says it
         self.metrics.publish(gauges)
         return self.metrics.exposition()
 

@@ -1,13 +1,15 @@
 """Counters of one worker. The call path adds to plain dictionaries; Prometheus gets the differences.
 
-With PROMETHEUS_MULTIPROC_DIR set (by whoever starts several workers), prometheus-client keeps the figures
-in files there, and any worker's /metrics answers for all of them. Without it /metrics is this worker alone.
+With PROMETHEUS_MULTIPROC_DIR set to a folder (empty at the first start), prometheus-client keeps the figures
+in files there, at most a second old, and any worker's /metrics answers for all of them. Without it a worker
+answers for itself alone.
 """
 
 import os
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
@@ -40,10 +42,11 @@ class Metrics:
         self.upstream_ms = 0
         self._sent: dict[tuple[str, ...], int] = {}
         self._registry = CollectorRegistry()
-        several = "PROMETHEUS_MULTIPROC_DIR" in os.environ
-        if several:
+        folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+        if folder:
+            _forget_dead_workers(Path(folder))
             MultiProcessCollector(self._registry)  # type: ignore[no-untyped-call]
-        registry = None if several else self._registry
+        registry = None if folder else self._registry
         self._calls = Counter(
             "exchequer_calls", "Calls by outcome and reason.", ["outcome", "reason"], registry=registry
         )
@@ -87,3 +90,11 @@ class Metrics:
     def exposition(self) -> bytes:
         """Prometheus' text format."""
         return generate_latest(self._registry)
+
+
+def _forget_dead_workers(folder: Path) -> None:
+    """Remove the gauges of workers that are gone; their counters go on counting, as they should."""
+    for file in folder.glob("gauge_live*.db"):
+        pid = file.stem.rpartition("_")[2]
+        if pid.isdigit() and not Path("/proc", pid).exists():
+            file.unlink(missing_ok=True)

@@ -21,6 +21,7 @@ from governance.gateway.upstream import Lost, TimedOut, read_body
 
 REPLY_BYTES_MAX = 64 * 1024 * 1024
 CLIENT_CLOSED = 499
+WARN_PERCENTS = (95, 75)
 
 _STRIPPED = frozenset(
     (
@@ -53,6 +54,23 @@ def response_headers(exchange: Exchange, upstream: aiohttp.ClientResponse) -> li
     headers.append((b"exchequer-call-id", str(exchange.id).encode()))
     headers.append((b"exchequer-decision", exchange.decision_text.encode()))
     headers.append((b"exchequer-cache", b"off"))
+    return headers
+
+
+def budget_headers(exchange: Exchange, attempt: Attempt) -> list[tuple[bytes, bytes]]:
+    """What the tightest hard budget had left a second ago, and the warning that Claude Code shows for it."""
+    figures = exchange.gateway.headroom.tightest(attempt.period_ids)
+    if figures is None:
+        return []
+    headers = [(b"exchequer-budget-remaining-usd", nanos_to_usd(figures.left_nanos).encode())]
+    passed = next((percent for percent in WARN_PERCENTS if figures.spent_percent >= percent), None)
+    if passed is not None:
+        headers += (
+            (b"anthropic-ratelimit-unified-status", b"allowed_warning"),
+            (b"anthropic-ratelimit-unified-representative-claim", b"overage"),
+            (b"anthropic-ratelimit-unified-overage-utilization", b"%.2f" % (figures.spent_percent / 100)),
+            (b"anthropic-ratelimit-unified-overage-surpassed-threshold", b"%.2f" % (passed / 100)),
+        )
     return headers
 
 
@@ -101,6 +119,7 @@ async def _relay_message(
     charge, content = attempt.promise.message(body, upstream.headers.get("content-encoding", "").lower())
     headers = response_headers(exchange, upstream)
     served = charge.passes[0].model if charge.passes else exchange.requested_model
+    headers += budget_headers(exchange, attempt)
     headers += (
         (b"content-length", b"%d" % len(body)),
         (b"exchequer-model", (served or "").encode("ascii", "replace")),
@@ -135,7 +154,7 @@ class EventStream:
         self._upstream = upstream
         self._tap = StreamTap(upstream.headers.get("content-encoding", "").lower())
         self._failure: Refusal | None = None
-        headers = response_headers(exchange, upstream)
+        headers = response_headers(exchange, upstream) + budget_headers(exchange, attempt)
         headers.append((b"exchequer-model", (exchange.requested_model or "").encode("ascii", "replace")))
         self.response = GatewayResponse(upstream.status, headers, stream=self._chunks(), after=self._settle)
         exchange.on_leave = self._leave

@@ -1,0 +1,76 @@
+"""Whether a worker is alive, may get calls, and how it is doing; and that its logs keep secrets."""
+
+import json
+import time
+from pathlib import Path
+
+from governance.gateway.logs import REDACTED, redact
+from tests.gateway.asking import ASK, post, script
+from tests.harness import Account, Stack, start_stack, wait_until
+
+
+def test_metrics_count_calls_holds_and_the_desk(stack: Stack, account: Account) -> None:
+    assert post(stack, account).status_code == 200
+    account.wait_for_calls(1)
+    text = stack.workers[0].get("/metrics")[1]
+    names = {line.split("{")[0].split(" ")[0] for line in text.splitlines() if not line.startswith("#")}
+    assert {
+        "exchequer_calls_total",
+        "exchequer_held_dollars",
+        "exchequer_open_holds",
+        "exchequer_oldest_hold_seconds",
+        "exchequer_desk_queue",
+        "exchequer_desk_batch_size",
+        "exchequer_upstream_first_byte_bucket_total",
+    } <= names
+    assert 'exchequer_calls_total{outcome="served",reason="served"}' in text
+    assert "exchequer_desk_healthy 1.0" in text
+    assert account.tenant.slug not in text
+
+
+def test_any_worker_answers_for_all_where_they_share_a_folder(account: Account, tmp_path: Path) -> None:
+    with start_stack(workers=2, env={"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}) as stack:
+        for worker in (0, 0, 1):
+            assert post(stack, account, worker=worker).status_code == 200
+        served = 'exchequer_calls_total{outcome="served",reason="served"} 3.0'
+        for worker in stack.workers:
+            wait_until(lambda worker=worker: served in worker.get("/metrics")[1], 5)
+        stack.workers[1].kill()
+        stack.workers[1].restart()
+        wait_until(lambda: "exchequer_desk_healthy 2.0" in stack.workers[0].get("/metrics")[1], 5)
+        assert served in stack.workers[1].get("/metrics")[1]
+
+
+def test_readiness_says_what_is_wrong(stack: Stack) -> None:
+    status, body = stack.workers[0].get("/readyz")
+    assert (status, json.loads(body)) == (200, {"ready": True, "trouble": []})
+    assert stack.workers[0].get("/livez") == (200, "alive\n")
+
+
+def test_logs_never_show_a_key(account: Account) -> None:
+    seen = redact(
+        {
+            "event": f"calling with {account.key} and sk-ant-api03-abcdef",
+            "nested": [{"Authorization": "Basic abc"}, f"Bearer {account.key}"],
+            "url": "postgresql://exq_app:hunter2@db/exchequer",
+        }
+    )
+    text = json.dumps(seen)
+    assert account.key not in text
+    assert account.key[-50:] not in text
+    assert not any(secret in text for secret in ("abcdef", "Basic abc", "hunter2"))
+    assert text.count(REDACTED) == 5
+
+
+def test_log_lines_are_json_and_have_no_prompt(account: Account) -> None:
+    with start_stack() as stack:
+        secret = "the merger with Initech"
+        ask = {**ASK, "model": "claude-unheard-of", "messages": [{"role": "user", "content": secret}]}
+        post(stack, account, ask, headers=script(model_served="claude-unheard-of", fault="reset_before_body"))
+        post(stack, account, ask, headers=script(error={"type": "api_error", "message": account.key}))
+        time.sleep(0.2)
+        log = stack.workers[0].log_text()
+    lines = [json.loads(line) for line in log.splitlines()]
+    assert any("claude-unheard-of" in line["event"] for line in lines)
+    assert secret not in log
+    assert account.key not in log
