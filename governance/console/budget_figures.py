@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from django.db.models import BigIntegerField, DateTimeField, OuterRef, Q, QuerySet, Subquery, Value
+from django.db.models import BigIntegerField, OuterRef, Q, QuerySet, Subquery, Value
 from django.db.models.functions import Coalesce
 
 from governance.budgets.models import Budget, Scope
@@ -26,14 +26,13 @@ def visible_budgets(access: Access, budgets: "QuerySet[Budget]") -> "QuerySet[Bu
 
 
 def with_current_period(budgets: "QuerySet[Budget]") -> "QuerySet[Any]":
-    """Adds spent_nanos, held_nanos and ends_at of the period that is now (by the database's clock)."""
+    """Adds spent_nanos and held_nanos of the period that is now, by the database's clock."""
     current = BudgetPeriod.objects.filter(
         budget_id=OuterRef("pk"), subject="", starts_at__lte=DatabaseNow(), ends_at__gt=DatabaseNow()
     )
     return budgets.annotate(
         spent_nanos=_of(current, "spent_nanos"),
         held_nanos=_of(current, "held_nanos"),
-        period_ends_at=Subquery(current.values("ends_at")[:1], output_field=DateTimeField()),
     )
 
 

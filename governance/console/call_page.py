@@ -6,6 +6,7 @@ from governance.budgets.models import Budget
 from governance.calls.models import Attempt, Call
 from governance.console.budget_figures import scope_names
 from governance.console.display import STATE_LABELS, Bar, bar_html, scope_text, when, window_text
+from governance.console.request_shape import describe
 from governance.core.ids import id_floor, id_time_ms
 from governance.core.meters import METERS
 from governance.core.money import format_usd
@@ -45,12 +46,29 @@ def call_context(call: Call) -> dict[str, Any]:
         "list_cost": format_usd(call.list_nanos),
         "held": format_usd(call.held_nanos),
         "baseline": format_usd(call.baseline_nanos) if call.baseline_nanos is not None else None,
-        "decision": sorted(call.decision.items()),
+        "decision": sorted((name, value) for name, value in call.decision.items() if name != "refused"),
+        "refused": refusal(call),
         "tags": sorted(call.tags.items()),
-        "facts": sorted(call.facts.items()),
+        "shape": describe(call.facts),
         "meters": meter_rows(attempts),
         "attempts": [attempt_row(attempt) for attempt in attempts],
         "legs": leg_rows(entries),
+    }
+
+
+def refusal(call: Call) -> dict[str, Any] | None:
+    """What a budget's refusal was computed from, as the caller was told; None for every other call."""
+    figures = call.decision.get("refused")
+    if not isinstance(figures, dict):
+        return None
+    limit, spent, held = (int(figures[f"{name}_nanos"]) for name in ("limit", "spent", "held"))
+    return {
+        "budget": Budget.objects.filter(pk=figures["budget_id"]).first(),
+        "needed": format_usd(int(figures["needed_nanos"])),
+        "left": format_usd(limit - spent - held),
+        "limit": format_usd(limit),
+        "spent": format_usd(spent),
+        "held": format_usd(held),
     }
 
 

@@ -11,10 +11,9 @@ from governance.budgets.models import Budget, Enforcement, Scope
 from governance.calls.models import Call
 from governance.console.access import Access, access_of
 from governance.console.budget_figures import bar_of, scope_names, visible_budgets, with_current_period
-from governance.console.display import STATE_LABELS, bar_html, scope_text, short_usd, when
+from governance.console.display import STATE_LABELS, bar_html, scope_text, short_usd
 from governance.core.clock import utcnow
 from governance.core.ids import id_floor
-from governance.core.money import format_usd
 from governance.ledger.models import Hold
 from governance.pricing.models import PriceBookVersion
 from tenants.models import ApiKey, ProviderCredential, Tenant
@@ -75,11 +74,8 @@ def budget_cards(access: Access) -> list[dict[str, Any]]:
             "name": budget.name,
             "tenant": budget.tenant if several_tenants else "",
             "scope": scope_text(budget, names),
-            "period": budget.period,
             "enforcement": budget.enforcement,
-            "limit": format_usd(budget.limit_nanos),
-            "ends_at": when(budget.period_ends_at) if budget.period_ends_at else "",
-            "bar": bar_html(bar_of(budget)),
+            "bar": bar_html(bar_of(budget), f"of {short_usd(budget.limit_nanos)} a {budget.period}"),
         }
         for budget in budgets[:BUDGETS_SHOWN]
     ]
@@ -93,7 +89,7 @@ def last_calls(access: Access) -> list[dict[str, Any]]:
     return [
         {
             "pk": call.pk,
-            "at": when(call.at),
+            "at": f"{call.at:%b %d %H:%M:%S}",
             "state": call.outcome,
             "state_class": STATE_LABELS.get(call.outcome, "info"),
             "model": call.served_model or call.requested_model or "—",

@@ -65,12 +65,12 @@ class Bar:
         return min(-(-nanos * 100 // self.limit_nanos), 100)
 
 
-def bar_html(bar: Bar) -> SafeString:
-    """Spent, held and left as a bar with its figures beneath."""
+def bar_html(bar: Bar, note: str = "") -> SafeString:
+    """Spent, held and left as a bar with its figures beneath, and a note at the right."""
     return format_html(
         '<div class="exq-bar exq-{}" role="img" aria-label="{} spent, {} held, {} left of {}">'
         '<span class="exq-spent" style="width:{}%"></span><span class="exq-held" style="width:{}%"></span>'
-        '</div><div class="exq-bar-text"><b>{}</b> spent{} · {} left</div>',
+        '</div><div class="exq-bar-text"><span><b>{}</b> spent{} · {} left</span><span>{}</span></div>',
         bar.level,
         short_usd(bar.spent_nanos),
         short_usd(bar.held_nanos),
@@ -81,6 +81,7 @@ def bar_html(bar: Bar) -> SafeString:
         short_usd(bar.spent_nanos),
         format_html(" · {} held", short_usd(bar.held_nanos)) if bar.held_nanos else "",
         short_usd(bar.left_nanos),
+        note,
     )
 
 
@@ -107,13 +108,16 @@ def code(text: Any) -> SafeString:
 
 
 def window_text(starts_at: datetime, ends_at: datetime, time_zone: str) -> str:
-    """Whole days, the last one included, in the budget's own zone: “2026-11-01 to 2026-11-30”."""
+    """Whole days in the budget’s own zone: “2026-11-16 to 2026-11-22”, both included; “November 2026”."""
     if ends_at.year == datetime.max.year:
         return "without end"
     zone = ZoneInfo(time_zone)
     first = starts_at.astimezone(zone).date()
     last = (ends_at.astimezone(zone) - timedelta(microseconds=1)).date()
-    return f"{first}" if first == last else f"{first} to {last}"
+    if first == last:
+        return f"{first}"
+    whole_month = first.day == 1 and (last + timedelta(days=1)).day == 1 and first.month == last.month
+    return f"{first:%B %Y}" if whole_month else f"{first} to {last}"
 
 
 def when(instant: datetime | None) -> str:

@@ -10,9 +10,10 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from governance.calls.models import Call
-from governance.console.display import Bar, short_usd
+from governance.console.display import Bar, short_usd, window_text
 from governance.core.ids import id_floor, uuid7
 from governance.core.money import format_usd
+from governance.core.periods import TOTAL_ENDS_AT, TOTAL_STARTS_AT
 from tenants.scope import platform_scope
 from tests.console.cast import COSTS, House, browser, make_call, operator
 from tests.tenants.makers import make_member, make_tenant
@@ -45,6 +46,42 @@ def test_a_calls_page_says_who_why_how_much_and_from_which_budget(alice: House) 
         "from the usage that Claude reported",
     ):
         assert text in page, text
+
+
+def test_a_refused_calls_page_says_which_budget_and_how_much_was_left(alice: House) -> None:
+    figures = {
+        "budget_id": alice.budget.pk,
+        "period_id": alice.period.pk,
+        "limit_nanos": 10_000_000_000,
+        "spent_nanos": 9_000_000_001,
+        "held_nanos": 500_000_000,
+        "needed_nanos": 700_000_000,
+    }
+    with platform_scope():
+        refused = make_call(
+            alice, outcome="refused", reason="budget_exhausted", decision={"refused": figures}
+        )
+    page = browser(alice.person("viewer")).get(f"{CALLS}{refused.pk}/change/").content.decode()
+    for text in ("$0.70", "$0.499999999", "$9.000000001", "$0.50 held", f"{alice.canary}-budget"):
+        assert text in page, text
+
+
+def test_the_shape_of_a_request_is_told_in_words(alice: House) -> None:
+    facts = {"v": 1, "bytes": {"sys": 2485, "last": 44}, "words": {"sys": 355}, "n": {"bp5": 1}, "max": 1024}
+    with platform_scope():
+        call = make_call(alice, facts=facts)
+    answer = browser(alice.person("viewer")).get(f"{CALLS}{call.pk}/change/")
+    assert answer.context["shape"]["sections"] == [("System prompt", 2485, 355), ("Last message", 44, 0)]
+    assert answer.context["shape"]["figures"] == [("Cache breakpoints, 5 minutes", 1), ("max_tokens", 1024)]
+
+
+def test_a_period_is_named_by_the_days_of_its_own_zone() -> None:
+    berlin = "Europe/Berlin"
+    november = datetime(2026, 10, 31, 23, tzinfo=UTC), datetime(2026, 11, 30, 23, tzinfo=UTC)
+    assert window_text(*november, berlin) == "November 2026"
+    assert window_text(november[0], november[0] + timedelta(days=1), berlin) == "2026-11-01"
+    assert window_text(november[0], november[0] + timedelta(days=7), berlin) == "2026-11-01 to 2026-11-07"
+    assert window_text(TOTAL_STARTS_AT, TOTAL_ENDS_AT, berlin) == "without end"
 
 
 def test_lists_of_facts_never_count_and_are_read_newest_first_by_id(alice: House) -> None:
