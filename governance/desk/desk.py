@@ -379,8 +379,10 @@ class Desk:
                 if queued.item.id in open_holds:
                     self.settle(void_of_unused_hold(queued.item, "the ledger's answer was lost"))
         if committed:
-            for done in (*taken.shrinks, *taken.records):
-                _resolve(done.future, True)
+            for shrink in taken.shrinks:
+                _resolve(shrink.future, True)
+            for record in taken.records:
+                _resolve(record.future, True)
             taken.shrinks.clear()
             taken.records.clear()
         taken.holds.clear()  # their callers were told that the ledger is unavailable
