@@ -6,8 +6,8 @@
       passwords.json         of the two roles; lives and dies with the data
       sock/                  the sockets, or a link to a short folder under /tmp
 
-As root the servers run as uid 65534, which needs no entry in /etc/passwd. That user must be able
-to walk to its data: where a parent folder is closed to it, the home moves outside. No folder that
+As root the servers run as uid 65534, which every system has (nobody). That user must be able to walk
+to its data: where a parent folder is closed to it, the home moves outside. No folder that
 we did not make is ever chmod-ed.
 """
 
