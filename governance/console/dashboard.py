@@ -19,7 +19,7 @@ from governance.pricing.models import PriceBookVersion
 from tenants.models import ApiKey, ProviderCredential, Tenant
 
 BUDGETS_SHOWN = 12
-CALLS_SHOWN = 10
+CALLS_SHOWN = 12
 CALLS_WITHIN = timedelta(days=7)
 
 
