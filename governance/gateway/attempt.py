@@ -5,7 +5,6 @@ is durable: no await, so neither a disconnect nor a cancellation can come betwee
 """
 
 import logging
-from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -66,7 +65,7 @@ class Attempt:
     def shrink(self, amount_nanos: int) -> None:
         """Give back what is certainly not needed. From here on the smaller amount is what counts: should the
         desk settle first, a cost above it is checked against the hold as it stands in the database."""
-        self.promise = replace(self.promise, held_nanos=amount_nanos)
+        self.promise = msgspec.structs.replace(self.promise, held_nanos=amount_nanos)
         self.exchange.gateway.desk.shrink(Shrink(self.hold_id, amount_nanos, self.period_ids))
 
     def charge(self, charge: Charge, *, outcome: str, status: int, reason: str, content: bytes = b"") -> None:

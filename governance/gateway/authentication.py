@@ -4,7 +4,8 @@ A key that we cannot have issued costs no query: its checksum is checked first. 
 database, once per key; the DRF authenticator after it only looks and compares.
 """
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Set
 from typing import Any
 
 import psycopg
@@ -21,15 +22,24 @@ from tenants.keys import key_matches, parse_key
 from tenants.models import Tenant
 
 
-async def find_key(credentials: Iterable[bytes], store: SnapshotStore) -> KeySnapshot:
+async def find_key(credentials: Set[bytes], store: SnapshotStore) -> KeySnapshot:
     """The key whose text was sent, live or not; CallRefused for none, several, junk or unknown.
 
     `credentials`: the distinct values of the two headers. Whether the key may be used is KeyAuthentication's.
     """
-    sent = set(credentials)
-    if len(sent) != 1:
-        raise CallRefused(errors.TWO_KEYS if sent else errors.NO_KEY)
-    text = sent.pop().decode("ascii", "replace")
+    if len(credentials) != 1:
+        raise CallRefused(errors.TWO_KEYS if credentials else errors.NO_KEY)
+    (sent,) = credentials
+    digest = hashlib.sha256(sent).digest()
+    known = store.accepted(digest)
+    if known is not None and store.fresh:
+        return known
+    key = await _look_up(sent.decode("ascii", "replace"), store)
+    store.accept(digest, key)
+    return key
+
+
+async def _look_up(text: str, store: SnapshotStore) -> KeySnapshot:
     public_id = parse_key(text)
     if public_id is None:
         raise CallRefused(errors.JUNK_KEY)

@@ -6,7 +6,7 @@ full_hold  nobody can tell; it may have been billed
 """
 
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -36,8 +36,7 @@ class _Reply(msgspec.Struct):
 _decode_reply = msgspec.json.Decoder(_Reply).decode
 
 
-@dataclass(frozen=True, slots=True)
-class Charge:
+class Charge(msgspec.Struct, frozen=True):
     """What an attempt is charged, and what is known about it. `why` explains anything but exact."""
 
     basis: Basis
@@ -51,8 +50,7 @@ class Charge:
     why: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Promise:
+class Promise(msgspec.Struct, frozen=True):
     """What was held, and what the request allows: the frame that every charge stays in."""
 
     held_nanos: int
@@ -119,7 +117,9 @@ class Promise:
         charge = self.rated((bounded,), "bound", tap.stop_reason)
         if charge.cost_nanos > self.held_nanos:
             return self.full_hold("the bound of a broken-off stream is above its hold", (served,))
-        return replace(charge, basis=Basis.BOUNDED, why="the stream broke off before its usage was complete")
+        return msgspec.structs.replace(
+            charge, basis=Basis.BOUNDED, why="the stream broke off before its usage was complete"
+        )
 
     def after_start(self, tap: StreamTap) -> int | None:
         """What the hold can shrink to at message_start: exact input, every allowed output token.

@@ -160,4 +160,6 @@ class Exchange:
     @property
     def decision_text(self) -> str:
         """The header `exchequer-decision`: what was decided beside letting the call pass."""
+        if not self.decision:
+            return "allowed"
         return "; ".join(("allowed", *(f"{name}={value}" for name, value in self.decision.items())))

@@ -10,7 +10,25 @@ from tenants.validators import TAGS_MAX, validate_tags
 
 _FORWARDED = {b"user-agent", b"content-type"}
 _FORWARDED_PREFIXES = (b"anthropic-", b"x-stainless-")
+_READ = {
+    b"x-api-key",
+    b"authorization",
+    b"content-type",
+    b"content-encoding",
+    b"content-length",
+    b"exchequer-tags",
+    b"anthropic-version",
+    b"anthropic-beta",
+    b"x-claude-code-session-id",
+    b"user-agent",
+    b"traceparent",
+}
+_NAMES_KEPT_MAX = 256
 _TEXT_LENGTH_MAX = 256
+
+_plans: dict[bytes, tuple[str | None, bool]] = {}
+"""Header name → (the name that it is forwarded under, if it is; whether we read it). Clients send the same
+few names on every request."""
 
 
 @dataclass(slots=True)
@@ -34,35 +52,49 @@ def read_headers(raw: Iterable[tuple[bytes, bytes]]) -> Inbound:
     """ASGI's headers (names in lower case) → Inbound. CallRefused for one that is not UTF-8."""
     inbound = Inbound()
     for name, value in raw:
-        if name.startswith(_FORWARDED_PREFIXES) or name in _FORWARDED:
-            inbound.forward.append((name.decode("ascii"), _text(name, value)))
-        match name:
-            case b"x-api-key":
-                if value.strip():
-                    inbound.credentials.add(value.strip())
-            case b"authorization":
-                scheme, _, credential = value.partition(b" ")
-                if scheme.lower() == b"bearer" and credential.strip():
-                    inbound.credentials.add(credential.strip())
-            case b"content-type":
-                inbound.content_type = value.partition(b";")[0].strip().lower()
-            case b"content-encoding":
-                inbound.content_encoding = value.strip().lower()
-            case b"content-length":
-                inbound.content_length = int(value) if value.isdigit() else None
-            case b"exchequer-tags":
-                inbound.tags = _text(name, value)
-            case b"anthropic-version":
-                inbound.version = _text(name, value)
-            case b"anthropic-beta":
-                inbound.beta += [beta.strip() for beta in _text(name, value).split(",")]
-            case b"x-claude-code-session-id":
-                inbound.session = _text(name, value)[:_TEXT_LENGTH_MAX]
-            case b"user-agent":
-                inbound.user_agent = _text(name, value)[:_TEXT_LENGTH_MAX]
-            case b"traceparent":
-                inbound.traceparent = _text(name, value)[:64]
+        forward_as, read = _plans.get(name) or _plan(name)
+        if forward_as is not None:
+            inbound.forward.append((forward_as, _text(name, value)))
+        if read:
+            _read(inbound, name, value)
     return inbound
+
+
+def _plan(name: bytes) -> tuple[str | None, bool]:
+    forwarded = name.startswith(_FORWARDED_PREFIXES) or name in _FORWARDED
+    plan = (name.decode("ascii") if forwarded else None, name in _READ)
+    if len(_plans) < _NAMES_KEPT_MAX:
+        _plans[name] = plan
+    return plan
+
+
+def _read(inbound: Inbound, name: bytes, value: bytes) -> None:
+    match name:
+        case b"x-api-key":
+            if value.strip():
+                inbound.credentials.add(value.strip())
+        case b"authorization":
+            scheme, _, credential = value.partition(b" ")
+            if scheme.lower() == b"bearer" and credential.strip():
+                inbound.credentials.add(credential.strip())
+        case b"content-type":
+            inbound.content_type = value.partition(b";")[0].strip().lower()
+        case b"content-encoding":
+            inbound.content_encoding = value.strip().lower()
+        case b"content-length":
+            inbound.content_length = int(value) if value.isdigit() else None
+        case b"exchequer-tags":
+            inbound.tags = _text(name, value)
+        case b"anthropic-version":
+            inbound.version = _text(name, value)
+        case b"anthropic-beta":
+            inbound.beta += [beta.strip() for beta in _text(name, value).split(",")]
+        case b"x-claude-code-session-id":
+            inbound.session = _text(name, value)[:_TEXT_LENGTH_MAX]
+        case b"user-agent":
+            inbound.user_agent = _text(name, value)[:_TEXT_LENGTH_MAX]
+        case b"traceparent":
+            inbound.traceparent = _text(name, value)[:64]
 
 
 def _text(name: bytes, value: bytes) -> str:

@@ -4,6 +4,7 @@ What is stripped or added are headers only: hop-by-hop, quota and organisation h
 """
 
 from collections.abc import AsyncIterator
+from functools import lru_cache
 from time import monotonic
 
 import aiohttp
@@ -44,13 +45,15 @@ _STRIPPED = frozenset(
 _STRIPPED_PREFIXES = (b"anthropic-ratelimit-", b"anthropic-priority-", b"anthropic-fast-", b"exchequer-")
 
 
+@lru_cache(maxsize=512)  # upstream sends the same few names with every reply
+def _passes(name: bytes) -> bool:
+    lower = name.lower()
+    return lower not in _STRIPPED and not lower.startswith(_STRIPPED_PREFIXES)
+
+
 def response_headers(exchange: Exchange, upstream: aiohttp.ClientResponse) -> list[tuple[bytes, bytes]]:
     """Upstream's headers without what is not the client's business, and ours."""
-    headers = [
-        (name, value)
-        for name, value in upstream.raw_headers
-        if (lower := name.lower()) not in _STRIPPED and not lower.startswith(_STRIPPED_PREFIXES)
-    ]
+    headers = [header for header in upstream.raw_headers if _passes(header[0])]
     headers.append((b"exchequer-call-id", str(exchange.id).encode()))
     headers.append((b"exchequer-decision", exchange.decision_text.encode()))
     headers.append((b"exchequer-cache", b"off"))

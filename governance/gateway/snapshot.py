@@ -40,7 +40,7 @@ LOOKUPS_AT_ONCE_MAX = 256
 
 LOAD_KEY = """
 SELECT id, public_id, tenant_id, team_id, digest, pepper_id, expires_at, revoked_at, default_tags,
-       required_tags, allowed_models, max_output_tokens, unbounded_allowed
+       required_tags, allowed_models, max_output_tokens, unbounded_allowed, lineage_id
 FROM tenants_apikey WHERE public_id = %s
 """
 LOAD_TENANT = "SELECT name, status, status_reason FROM tenants_tenant WHERE id = %s"
@@ -106,6 +106,7 @@ class SnapshotStore:
         self._tenants: dict[int, TenantSnapshot] = {}
         self._versions: dict[int, int] = {}
         self._keys: dict[str, KeySnapshot] = {}
+        self._accepted: dict[bytes, KeySnapshot] = {}
         self._unknown: dict[str, float] = {}
         self._loading: dict[str, asyncio.Task[KeySnapshot | None]] = {}
         self._misses, self._misses_at = float(UNKNOWN_PER_SECOND_MAX), monotonic()
@@ -123,6 +124,15 @@ class SnapshotStore:
     def key(self, public_id: str) -> KeySnapshot | None:
         """The key if it is in memory; then it is no older than the last comparison."""
         return self._keys.get(public_id)
+
+    def accepted(self, digest: bytes) -> KeySnapshot | None:
+        """The key whose text has this digest, if it was accepted before and nothing changed since."""
+        return self._accepted.get(digest)
+
+    def accept(self, digest: bytes, key: KeySnapshot) -> None:
+        """Remember that a text was found to be this key's. `digest`: 32 bytes; no text is kept."""
+        if self._keys.get(key.public_id) is key:
+            self._accepted[digest] = key
 
     async def load_key(self, public_id: str) -> KeySnapshot | None:
         """The key from the database; None if there is none of that id.
@@ -199,6 +209,7 @@ class SnapshotStore:
                 if self._tenants.get(tenant_id) is tenant:
                     if len(self._keys) >= KEYS_KEPT_MAX:
                         del self._keys[next(iter(self._keys))]
+                        self._accepted.clear()
                     self._keys[public_id] = key
                     return key
 
@@ -290,11 +301,13 @@ class SnapshotStore:
             self._tenants.clear()
             self._versions.clear()
             self._keys.clear()
+            self._accepted.clear()
             return
         self._tenants.pop(tenant_id, None)
         self._versions.pop(tenant_id, None)
         for public_id in [known for known, key in self._keys.items() if key.tenant.id == tenant_id]:
             del self._keys[public_id]
+        self._accepted = {text: key for text, key in self._accepted.items() if key.tenant.id != tenant_id}
 
 
 def _compile_key(row: tuple[Any, ...], tenant: TenantSnapshot) -> KeySnapshot:
@@ -312,6 +325,7 @@ def _compile_key(row: tuple[Any, ...], tenant: TenantSnapshot) -> KeySnapshot:
         models,
         cap,
         unbounded,
+        lineage_id,
     ) = row
     return KeySnapshot(
         id=key_id,
@@ -327,7 +341,7 @@ def _compile_key(row: tuple[Any, ...], tenant: TenantSnapshot) -> KeySnapshot:
         allowed_models=frozenset(models),
         max_output_tokens=cap,
         unbounded_allowed=unbounded,
-        budgets=covering(tenant.budgets, team_id=team_id, key_id=key_id),
+        budgets=covering(tenant.budgets, team_id=team_id, key_id=lineage_id),
     )
 
 
