@@ -4,8 +4,8 @@ A score is the number of different words of a list that occur in the message. On
 end are looked at: that is where people say what they want.
 """
 
-HEAD_BYTES = 400
-TAIL_BYTES = 200
+HEAD_BYTES = 256
+TAIL_BYTES = 128
 
 _LISTS = {
     "code": """
@@ -32,7 +32,11 @@ _LISTS = {
         analyse analyze argue assess compare consider evaluate explain plan reason recommend strategy think
         tradeoffs why""",
 }
-KEYWORDS = {name: frozenset(words.encode().split()) for name, words in _LISTS.items()}
+_LISTS_OF: dict[bytes, list[str]] = {}
+for _name, _words in _LISTS.items():
+    for _word in _words.encode().split():
+        _LISTS_OF.setdefault(_word, []).append(_name)
+_WORDS = frozenset(_LISTS_OF)
 
 _LETTERS = bytes(code if chr(code).isalpha() and code < 128 else 32 for code in range(256))
 
@@ -41,6 +45,9 @@ def keyword_scores(text: bytes) -> dict[str, int]:
     """{"code": 3, …} for the lists with any hit. `text` is UTF-8, plain or as a JSON string."""
     if len(text) > HEAD_BYTES + TAIL_BYTES:
         text = text[:HEAD_BYTES] + b" " + text[-TAIL_BYTES:]
-    words = set(text.lower().replace(b"\\n", b" ").translate(_LETTERS).split())
-    hits = ((name, len(keywords & words)) for name, keywords in KEYWORDS.items())
-    return {name: count for name, count in hits if count}
+    words = text.lower().replace(b"\\n", b" ").translate(_LETTERS).split()
+    scores: dict[str, int] = {}
+    for word in _WORDS.intersection(words):
+        for name in _LISTS_OF[word]:
+            scores[name] = scores.get(name, 0) + 1
+    return scores

@@ -21,7 +21,7 @@ pieces can be recognised within a tenant and nothing can be learned about them w
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, chain, islice
+from itertools import accumulate, islice
 from typing import Any, Protocol
 
 import msgspec
@@ -268,11 +268,14 @@ def _packed_fingerprints(
     prefix = 0
     for older in messages[:-PIECES_MAX]:
         prefix = _extended(prefix, older)
-    kept = [[fingerprint(key, piece) for piece in pieces[:PIECES_MAX]] for pieces in lists]
-    kept.append(messages[-PIECES_MAX:])
+    kept, counts = [], [SHAPE_VERSION]
+    for pieces in lists:
+        counts.append(min(len(pieces), PIECES_MAX))
+        kept += [fingerprint(key, piece) for piece in pieces[:PIECES_MAX]]
+    newest = messages[-PIECES_MAX:]
+    counts.append(len(newest))
     reply = fingerprint(key, reply_content) if reply_content else bytes(FINGERPRINT_BYTES)
-    head = bytes((SHAPE_VERSION, *map(len, kept)))
-    return b"".join((head, reply, prefix.to_bytes(FINGERPRINT_BYTES), *chain.from_iterable(kept)))
+    return b"".join((bytes(counts), reply, prefix.to_bytes(FINGERPRINT_BYTES), *kept, *newest))
 
 
 def _last_user_text(messages: Sequence[Message]) -> bytes:

@@ -66,12 +66,12 @@ class Body(msgspec.Struct, frozen=True, omit_defaults=True):
     output_config: Fields | None = None
     tool_choice: Fields | None = None
     cache_control: Fields | None = None
+    context_management: Fields | None = None
+    mcp_servers: list[Fields] | None = None
     stop_sequences: list[str] | None = None
     service_tier: str | None = None
     speed: str | None = None
     inference_geo: str | None = None
-    mcp_servers: list[Fields] | None = None
-    context_management: Fields | None = None
     compaction: Raw = ABSENT
     container: Raw = ABSENT
     fallbacks: Raw = ABSENT
@@ -124,15 +124,11 @@ class Request(msgspec.Struct, frozen=True):
 
 
 KNOWN_FIELDS = frozenset(Body.__struct_fields__)
-_FIRST_RAW = Body.__struct_fields__.index("compaction")  # the raw fields come last
-OBJECT_FIELDS = (
-    "metadata",
-    "thinking",
-    "output_config",
-    "tool_choice",
-    "cache_control",
-    "context_management",
+_RAW_FIELDS = slice(Body.__struct_fields__.index("compaction"), None)
+_OBJECT_FIELDS = slice(
+    Body.__struct_fields__.index("metadata"), Body.__struct_fields__.index("context_management") + 1
 )
+_NO_RAW_FIELDS = (ABSENT,) * len(Body.__struct_fields__[_RAW_FIELDS])
 
 _decode_body = msgspec.json.Decoder(Body).decode
 _decode_fields = msgspec.json.Decoder(Fields).decode
@@ -157,7 +153,7 @@ def read_request(body: bytes) -> Request:
         except UnicodeDecodeError as error:
             raise RequestRefused(f"The request body is not UTF-8 (byte {error.start}).") from None
     # rfind, because searching for two bytes backwards is a third faster than `in`.
-    has_unicode_escapes = body.rfind(b"\\u") >= 0
+    has_unicode_escapes = b"\\" in body and body.rfind(b"\\u") >= 0
     if has_unicode_escapes and _ESCAPED_NUL.search(body):
         raise RequestRefused("The request body contains a NUL character (\\u0000). Remove it.")
     survey = _Survey()
@@ -310,11 +306,14 @@ def _decode_part[T](decode: Callable[[Raw], T], raw: Raw) -> T:
 
 # --- A body of the known shape: only raw values can still nest too deeply -----------------------
 def _refuse_deep_fields(fields: Body) -> None:
-    for value in msgspec.structs.astuple(fields)[_FIRST_RAW:]:
-        if len(value) >= _SHORT_BYTES:
-            _refuse_if_deep(value, levels_above=1)
-    for name in OBJECT_FIELDS:
-        if given := getattr(fields, name):
+    values = msgspec.structs.astuple(fields)
+    raw_values = values[_RAW_FIELDS]
+    if raw_values != _NO_RAW_FIELDS:
+        for value in raw_values:
+            if len(value) >= _SHORT_BYTES:
+                _refuse_if_deep(value, levels_above=1)
+    for given in values[_OBJECT_FIELDS]:
+        if given:
             _refuse_deep_values(given, levels_above=2)
     for group in (fields.tools, fields.mcp_servers, fields.system):
         if isinstance(group, list):

@@ -49,10 +49,13 @@ def input_bound(request: Request, context_window_tokens: int) -> InputBound:
 
     Where `unbounded_features` names something this is not a bound, only the best figure there is.
     """
-    tools = request.fields.tools or []
-    uses = [_uses_max(tool) for tool in tools if _is_server_tool(tool)]
-    passes = 1 + sum(use or 0 for use in uses)
-    searches = sum(_uses_max(tool) or 0 for tool in tools if _tool_type(tool).startswith("web_search_"))
+    server_tools = [tool for tool in request.fields.tools or () if _is_server_tool(tool)]
+    passes, searches = 1, 0
+    for tool in server_tools:
+        uses = _uses_max(tool) or 0
+        passes += uses
+        if _tool_type(tool).startswith("web_search_"):
+            searches += uses
     reasons = ["text"]
     tokens = BASE_TOKENS + len(request.body) + _growth_bytes(request) + _tool_tokens(request)
     for media in request.media:
@@ -63,11 +66,11 @@ def input_bound(request: Request, context_window_tokens: int) -> InputBound:
         else:
             tokens += found[0]
             reasons.append(found[1])
-    if uses:
+    if server_tools:
         reasons.append(f"passes:{passes}")
         tokens = context_window_tokens  # each pass reads what the tools brought
     tokens = max(0, min(tokens, context_window_tokens))
-    return InputBound(tokens * passes, passes, searches, tuple(dict.fromkeys(reasons)))
+    return InputBound(tokens * passes, passes, searches, _once(reasons))
 
 
 def unbounded_features(request: Request) -> tuple[str, ...]:
@@ -84,12 +87,14 @@ def unbounded_features(request: Request) -> tuple[str, ...]:
             found.append(f"server_tool:{name[:64]}")
     if fields.mcp_servers:
         found.append("mcp")
-    edits = (fields.context_management or {}).get("edits", ABSENT)
-    if is_given(fields.compaction) or any(word in bytes(edits) for word in (b"compact", b"\\")):
+    if is_given(fields.compaction) or (fields.context_management and _may_compact(fields.context_management)):
         found.append("compaction")
-    for name in ("fallbacks", "container", "thread"):
-        if is_given(getattr(fields, name)):
-            found.append(name)
+    if is_given(fields.fallbacks):
+        found.append("fallbacks")
+    if is_given(fields.container):
+        found.append("container")
+    if is_given(fields.thread):
+        found.append("thread")
     if fields.speed is not None and fields.speed != "standard":
         found.append("fast_mode")
     for media in request.media:
@@ -98,7 +103,16 @@ def unbounded_features(request: Request) -> tuple[str, ...]:
             found.append(f"{kind}_source")
         elif media.source is not None and kind not in ("base64", "text", "content"):
             found.append("unknown_source")
-    return tuple(dict.fromkeys(found))
+    return _once(found)
+
+
+def _once(names: list[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(names)) if len(names) > 1 else tuple(names)
+
+
+def _may_compact(context_management: Fields) -> bool:
+    edits = bytes(context_management.get("edits", ABSENT))
+    return b"compact" in edits or b"\\" in edits  # a backslash may spell it
 
 
 # --- Text: characters that normalisation makes longer -------------------------------------------
@@ -153,15 +167,15 @@ def _growth_bytes(request: Request) -> int:
 # --- Tools --------------------------------------------------------------------------------------
 def _tool_tokens(request: Request) -> int:
     """Definitions are rendered anew, so their bytes count twice; built-in ones are longer than said."""
-    fields = request.fields
+    tools, output_config = request.fields.tools, request.fields.output_config
     tokens = 0
-    for tool in fields.tools or ():
-        tokens += sum(map(len, tool.values()))
-        if _tool_type(tool) != "custom":
-            tokens += BUILT_IN_TOOL_TOKENS
-    if fields.tools:
+    if tools:
         tokens += TOOL_SET_TOKENS
-    if is_given(output_format := (fields.output_config or {}).get("format", ABSENT)):
+        for tool in tools:
+            tokens += sum(map(len, tool.values()))
+            if _tool_type(tool) != "custom":
+                tokens += BUILT_IN_TOOL_TOKENS
+    if output_config and is_given(output_format := output_config.get("format", ABSENT)):
         tokens += TOOL_SET_TOKENS + len(output_format)
     return tokens
 
