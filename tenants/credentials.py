@@ -7,12 +7,12 @@ the old one when its last call has ended.
 import re
 
 from django.core.exceptions import ValidationError
-from django.db import connection, transaction
+from django.db import transaction
 
 from governance.audit import events
 from governance.audit.events import Actor
 from governance.core.clock import utcnow
-from tenants.models import ProviderCredential, Tenant
+from tenants.models import ProviderCredential, Tenant, next_id
 from tenants.secrets import decrypt, encrypt, encryption_keys
 
 _HEADER_SAFE = re.compile(r"[\x21-\x7e]{16,512}")
@@ -23,7 +23,9 @@ def add_credential(
 ) -> ProviderCredential:
     """Store a credential of the tenant, or (None) the operator's for everybody. ValidationError if unfit."""
     check_credential(plaintext)
-    credential = ProviderCredential(pk=_next_id(), tenant=tenant, label=label, hint=plaintext[-4:])
+    credential = ProviderCredential(
+        pk=next_id(ProviderCredential), tenant=tenant, label=label, hint=plaintext[-4:]
+    )
     credential.encryption_key_id, credential.ciphertext = encrypt(
         plaintext, associated_data(credential.tenant_id, credential.pk)
     )
@@ -89,11 +91,3 @@ def credential_facts(credential: ProviderCredential) -> dict[str, object]:
         "encryption_key_id": credential.encryption_key_id,
         "disabled_at": credential.disabled_at,
     }
-
-
-def _next_id() -> int:
-    """The ciphertext is bound to its row's id, so the id must be known before there is a row."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT nextval(pg_get_serial_sequence('tenants_providercredential', 'id'))")
-        next_id: int = cursor.fetchone()[0]
-    return next_id

@@ -22,7 +22,7 @@ from django.db import transaction
 from governance.audit import events
 from governance.audit.events import Actor
 from governance.core.clock import utcnow
-from tenants.models import ApiKey, Team, Tenant
+from tenants.models import ApiKey, Team, Tenant, next_id
 from tenants.secrets import Secret, key_peppers
 
 BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -191,6 +191,8 @@ def rotate_key(
 ) -> IssuedKey:
     """A new key with the same settings; the old one goes on for `overlap_seconds` and then expires.
 
+    Both stand in one lineage: a budget on either is charged by both.
+
     KeyStateError when the old key is revoked, expired or already replaced.
     """
     if overlap_seconds < 0:
@@ -200,7 +202,7 @@ def rotate_key(
         now = utcnow()
         _check_rotatable(old, now)
         before = key_facts(old)
-        new = ApiKey.objects.get(pk=old.pk)
+        new = ApiKey.objects.get(pk=old.pk)  # its lineage too, so that no budget is left behind
         new.pk, new._state.adding, new.created_by = None, True, created_by
         issued = _issue(new)
         end = now + timedelta(seconds=overlap_seconds)
@@ -233,6 +235,8 @@ def key_facts(key: ApiKey) -> dict[str, object]:
 def _issue(key: ApiKey) -> IssuedKey:
     """Give an unsaved key its identity and save it."""
     pepper = key_peppers()[0]
+    key.pk = next_id(ApiKey)
+    key.lineage_id = key.lineage_id or key.pk
     key.public_id, text = mint_key()
     key.digest, key.pepper_id = digest_key(text, pepper.key), pepper.id
     key.full_clean()

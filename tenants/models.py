@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
-from django.db import models
+from django.db import connection, models
 from django.db.models import F, Func, Q, Value
 from django.db.models.lookups import Exact, LessThanOrEqual
 
@@ -164,6 +164,10 @@ class ApiKey(models.Model):
     replaced_by = models.OneToOneField(
         "self", on_delete=models.PROTECT, null=True, editable=False, related_name="replaces"
     )
+    lineage_id = models.BigIntegerField(
+        editable=False,
+        help_text="The id of the first key of its rotations; a budget on one of them is a budget on all.",
+    )
     default_tags = models.JSONField(
         default=dict,
         blank=True,
@@ -271,3 +275,11 @@ class TenantVersion(models.Model):
 
     def __str__(self) -> str:
         return f"tenant {self.tenant_id} at version {self.version}"
+
+
+def next_id(model: type[models.Model]) -> int:
+    """The id of a row that is yet to be made, for rows that carry something computed from it."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT nextval(pg_get_serial_sequence(%s, 'id'))", [model._meta.db_table])
+        drawn: int = cursor.fetchone()[0]
+    return drawn

@@ -37,8 +37,9 @@ def set_budget(
 ) -> Budget:
     """Create the budget of that scope and period, or change its limit. Writes an audit event.
 
-    `ref` is the team's or key's id, "" for the tenant. BudgetRefused for a team or key of another
-    tenant, and for what would leave the tenant without its hard budget.
+    `ref` is the team's or key's id, "" for the tenant. A budget on a key holds for every key of its
+    lineage. BudgetRefused for a team or key of another tenant, and for what would leave the tenant
+    without its hard budget.
     """
     with transaction.atomic(), tenant_scope(tenant.pk):
         ref, target_name = _check_target(tenant, scope, ref)
@@ -121,7 +122,7 @@ def _check_target(tenant: Tenant, scope: str, ref: str) -> tuple[str, str]:
             key = ApiKey.objects.filter(tenant=tenant, pk=ref).first()
         if key is None:
             raise BudgetRefused(f"{tenant.name} has no key “{ref}”; issue it first.")
-        return str(key.pk), key.name
+        return str(key.lineage_id), key.name
     raise BudgetRefused(f"Budgets on a {scope} cannot be set yet; use tenant, team or key.")
 
 

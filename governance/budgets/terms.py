@@ -41,7 +41,10 @@ def terms_from_row(row: Sequence[Any]) -> BudgetTerms:
 
 
 def covering(terms: Iterable[BudgetTerms], *, team_id: int | None, key_id: int) -> tuple[BudgetTerms, ...]:
-    """The budgets that a key's calls are charged to: its tenant's, its team's, its own."""
+    """The budgets that a key's calls are charged to: its tenant's, its team's, its own.
+
+    `key_id` is the key's lineage: rotating a key leaves no budget behind.
+    """
     refs = {("tenant", ""), ("key", str(key_id))}
     if team_id is not None:
         refs.add(("team", str(team_id)))

@@ -17,7 +17,7 @@ def visible_budgets(access: Access, budgets: "QuerySet[Budget]") -> "QuerySet[Bu
     """A tenant's members see all its budgets; members of one team see the team's and its keys'."""
     if access.is_platform:
         return budgets
-    keys = ApiKey.objects.filter(team_id__in=access.team_roles.keys()).values_list("pk", flat=True)
+    keys = ApiKey.objects.filter(team_id__in=access.team_roles.keys()).values_list("lineage_id", flat=True)
     return budgets.filter(
         Q(tenant_id__in=access.tenant_roles.keys())
         | Q(scope=Scope.TEAM, scope_ref__in=[str(team_id) for team_id in access.team_roles])

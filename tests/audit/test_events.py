@@ -9,7 +9,7 @@ from governance.audit import events
 from governance.audit.models import AuditEvent
 from tenants import credentials, keys
 from tenants.scope import platform_scope
-from tenants.tenants import create_team, change_tenant
+from tenants.tenants import change_tenant, create_team
 from tests.tenants.makers import make_tenant
 
 STATEMENTS = [

@@ -96,6 +96,15 @@ def test_both_keys_work_while_a_rotation_overlaps(stack: Stack, account: Account
     account.wait_for_calls(2)
 
 
+def test_a_rotated_key_stays_in_the_budget_of_its_predecessor(stack: Stack, account: Account) -> None:
+    with platform_scope():
+        set_budget(account.tenant, scope="key", ref=account.issued.key.public_id, period="day", limit_nanos=1)
+        first = rotate_key(account.issued.key, overlap_seconds=60)
+        second = rotate_key(first.key, overlap_seconds=0)
+    refused = post(stack, Account(account.tenant, second))
+    assert_refused(refused, 429, "billing_error", account.issued.key.name)
+
+
 def test_a_well_formed_key_that_nobody_issued_is_refused(stack: Stack) -> None:
     _, text = mint_key()
     assert_refused(post(stack, None, headers={"x-api-key": text}), 401, "authentication_error", "not known")

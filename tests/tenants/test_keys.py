@@ -155,6 +155,15 @@ def test_rotation_keeps_both_keys_for_the_overlap_and_all_settings(alice: Tenant
     assert timedelta(seconds=3590) < old.expires_at - utcnow() <= timedelta(seconds=3600)
 
 
+def test_every_successor_stands_in_the_lineage_of_the_first_key(alice: Tenant) -> None:
+    with tenant_scope(alice.pk):
+        first, other = keys.issue_key(alice, "search").key, keys.issue_key(alice, "other").key
+        second = keys.rotate_key(first, overlap_seconds=60).key
+        third = keys.rotate_key(second, overlap_seconds=60).key
+    assert first.lineage_id == second.lineage_id == third.lineage_id == first.pk
+    assert other.lineage_id == other.pk
+
+
 def test_rotation_never_lengthens_the_life_of_the_old_key(alice: Tenant) -> None:
     soon = utcnow() + timedelta(minutes=5)
     with tenant_scope(alice.pk):
