@@ -4,8 +4,8 @@ A score is the number of different words of a list that occur in the message. On
 end are looked at: that is where people say what they want.
 """
 
-HEAD_BYTES = 256
-TAIL_BYTES = 128
+HEAD_BYTES = 160
+TAIL_BYTES = 96
 
 _LISTS = {
     "code": """
