@@ -14,6 +14,8 @@ from types import FrameType
 
 import uvicorn
 
+from governance.gateway.http import JoiningProtocol
+
 APPLICATION = "governance.gateway.asgi:application"
 DRAIN_SECONDS = float(os.environ.get("EXCHEQUER_DRAIN_SECONDS", "30"))
 FLUSH_SECONDS_MAX = 15.0
@@ -36,7 +38,7 @@ def main() -> None:
         APPLICATION,
         lifespan="on",
         loop="uvloop",
-        http="httptools",
+        http=JoiningProtocol,
         ws="none",
         access_log=False,
         server_header=False,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from governance.ops.embedded import POSTGRES_STOPS
 from governance.ops.gateway_parent import STOP_SECONDS_MAX
-from governance.ops.processes import PidFile, wait_until
+from governance.ops.processes import CannotRun, PidFile, wait_until
 
 
 class AlreadyRunning(Exception):
@@ -77,16 +77,23 @@ class Installation:
 
 
 def this_installation() -> Installation:
-    """From the environment: EXCHEQUER_STATE_DIR, EXCHEQUER_HOST, EXCHEQUER_PORT, WORKERS."""
+    """From EXCHEQUER_STATE_DIR, EXCHEQUER_HOST, EXCHEQUER_PORT and WORKERS. CannotRun where one is unfit."""
     from django.conf import settings
 
     return Installation(
         state_dir=settings.STATE_DIR.resolve(),
         host=os.environ.get("EXCHEQUER_HOST", "127.0.0.1"),
-        port=int(os.environ.get("EXCHEQUER_PORT") or 8000),
-        workers=int(os.environ.get("WORKERS") or 1),
+        port=_number("EXCHEQUER_PORT", 8000, 65534),  # the console takes the next one
+        workers=_number("WORKERS", 1, 256),
         environ=dict(os.environ),
     )
+
+
+def _number(name: str, default: int, largest: int) -> int:
+    text = os.environ.get(name) or str(default)
+    if not text.isdecimal() or not 1 <= int(text) <= largest:
+        raise CannotRun(f"{name}={text} is not a number from 1 to {largest}.")
+    return int(text)
 
 
 def stop_leftovers(installation: Installation, say: Callable[[str], None]) -> None:

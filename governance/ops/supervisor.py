@@ -80,6 +80,8 @@ class Supervisor:
         self.say = say
         self.services: list[Service] = []
         self.stop_asked = False
+        self.gives_up = True
+        """Until everything runs. From then on a child that ends is started again for as long as we live."""
 
     def take_signals(self) -> None:
         """SIGTERM, SIGINT and SIGHUP (a closed terminal) ask us to stop."""
@@ -110,7 +112,8 @@ class Supervisor:
         assert service.process is not None
         lived_seconds, killed = now - service.started_at, service.process.returncode < 0
         service.short_lives = 0 if lived_seconds >= STEADY_SECONDS else service.short_lives + 1
-        if service.short_lives >= NEVER_STEADY_STARTS_MAX and not service.was_steady and not killed:
+        hopeless = service.short_lives >= NEVER_STEADY_STARTS_MAX and not service.was_steady
+        if self.gives_up and hopeless and not killed:
             raise CannotRun(
                 f"{service.name} ended {service.short_lives} times right after its start. "
                 f"The end of {service.log}:\n{log_tail(service.log)}"

@@ -54,6 +54,7 @@ def up(installation: Installation, say: Say, on_ready: Callable[[], None]) -> No
             env |= _start_simulator(installation, supervisor, env)
             _start_processes(installation, supervisor, env)
             _wait_until_ready(installation, supervisor)
+            supervisor.gives_up = False
             installation.ready_file.write_text(f"{os.getpid()}\n")
             on_ready()
             supervisor.run()

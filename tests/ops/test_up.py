@@ -127,6 +127,24 @@ def test_a_taken_port_is_one_clear_sentence() -> None:
             assert len(done.stderr.strip().splitlines()) == 1
 
 
+def test_ctrl_c_in_the_middle_of_a_start_leaves_no_process() -> None:
+    with installed() as installation:
+        command = [sys.executable, str(PROJECT / "manage.py"), "up"]
+        up = subprocess.Popen(command, env=installation.env, stdout=subprocess.DEVNULL)
+        assert wait_until(lambda: (installation.state_dir / "run" / "postgres.pid").exists(), 60)
+        up.send_signal(signal.SIGINT)
+        assert up.wait(60) == 0
+        assert installation.processes() == []
+
+
+def test_a_port_that_is_no_port_is_one_clear_sentence() -> None:
+    with installed() as installation:
+        installation.extra_env = {"EXCHEQUER_PORT": "http"}
+        done = installation.run("up")
+        assert done.returncode == 1
+        assert done.stderr.strip() == "CommandError: EXCHEQUER_PORT=http is not a number from 1 to 65534."
+
+
 def test_a_database_of_ones_own_needs_secrets_of_ones_own() -> None:
     with installed() as installation:
         url = "postgresql://someone@127.0.0.1:1/nowhere"

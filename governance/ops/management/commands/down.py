@@ -13,7 +13,7 @@ from governance.ops.installation import (
     stop_leftovers,
     this_installation,
 )
-from governance.ops.processes import wait_until
+from governance.ops.processes import CannotRun, wait_until
 
 UP_STOP_SECONDS_MAX = STOP_SECONDS_MAX + POSTGRES_STOP_SECONDS_MAX + 60.0
 
@@ -23,7 +23,10 @@ class Command(BaseCommand):
     requires_system_checks = ()
 
     def handle(self, *args: Any, **options: Any) -> None:
-        installation = this_installation()
+        try:
+            installation = this_installation()
+        except CannotRun as problem:
+            raise CommandError(str(problem)) from None
         up = installation.pid_file("up")
         was_running = up.signal(signal.SIGTERM)
         if was_running and not wait_until(lambda: up.running() is None, UP_STOP_SECONDS_MAX):

@@ -26,9 +26,10 @@ class Command(BaseCommand):
         parser.add_argument("--detach", action="store_true", help="return once everything is ready")
 
     def handle(self, *args: Any, detach: bool, **options: Any) -> None:
-        console, installation = Console(highlight=False), this_installation()
-        installation.make_folders()
+        console = Console(highlight=False)
         try:
+            installation = this_installation()
+            installation.make_folders()
             if detach:
                 _start_in_background(installation, console)
                 _show(console, installation)
