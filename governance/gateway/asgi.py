@@ -48,7 +48,7 @@ class GatewayRequest(HttpRequest):
     """What DRF needs of a request. Headers and body are read by the exchange, not through Django."""
 
     def __init__(self, exchange: Exchange) -> None:
-        super().__init__()
+        # Not the base's: it makes containers for queries, forms and cookies, which nobody here asks for.
         self.exchange = exchange
         self.method = exchange.method
         self.path = self.path_info = exchange.path

@@ -1,0 +1,45 @@
+"""uvicorn's HTTP protocol with one system call per response instead of two.
+
+uvicorn writes the head and the body of a response apart, and uvloop sends each at once. A write that wakes
+the other side is the dearest thing that a small call does, so what is written within one turn of the event
+loop leaves together.
+"""
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+
+class JoiningTransport:
+    """A transport that keeps what is written until the end of the loop's turn. The rest is the real one's."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._call_soon = loop.call_soon
+        self._parts: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if not self._parts:
+            self._call_soon(self._flush)
+        self._parts.append(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        parts = self._parts
+        if parts:
+            self._transport.write(parts[0] if len(parts) == 1 else b"".join(parts))
+            self._parts = []
+
+
+class JoiningProtocol(HttpToolsProtocol):
+    """For uvicorn.Config(http=…)."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(JoiningTransport(transport, self.loop))  # type: ignore[arg-type]
