@@ -32,15 +32,16 @@ def main() -> None:
     try:
         with running_stack() as stack, Progress(transient=True) as progress:
             task = progress.add_task("measuring", total=count)
-            measure.warm_up(stack, lengths)
             rounds: list[dict[str, float]] = []
+            streams = measure.open_streams(stack, lengths)
+            measure.warm_up(stack, lengths)
             for _ in range(count):
                 figures = measure.one_round(stack, lengths)
                 figures |= measure.added_latency([measure.latencies(stack, lengths)])
                 figures |= measure.desk_pairs(stack, lengths, CALLERS)
                 rounds.append(figures)
                 progress.advance(task)
-            rounds[-1] |= measure.open_streams(stack, lengths)
+            rounds[-1] |= streams | measure.memory(stack)
     except CannotRun as error:
         sys.exit(str(error))
     report.show(rounds, LOAD)
