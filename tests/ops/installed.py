@@ -82,6 +82,19 @@ def accepts(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+def is_ready(port: int) -> bool:
+    """Does /readyz answer 200?"""
+    with socket.socket() as client:
+        client.settimeout(5)
+        if client.connect_ex(("127.0.0.1", port)):
+            return False
+        client.sendall(b"GET /readyz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        try:
+            return client.recv(100).startswith(b"HTTP/1.1 200")
+        except OSError:
+            return False
+
+
 def two_free_ports() -> int:
     """The first of two neighbours."""
     while True:

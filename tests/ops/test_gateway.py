@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,7 +18,7 @@ import pytest
 
 from governance.ops.processes import PROJECT, Command, is_running, spawn, wait_until
 from tests.harness import Stack, make_tenant, start_stack
-from tests.ops.installed import accepts, two_free_ports
+from tests.ops.installed import accepts, is_ready, two_free_ports
 
 pytestmark = pytest.mark.xdist_group("gateway-parent")
 
@@ -70,18 +69,6 @@ def gateway(simulator: Stack, workers: int) -> Iterator[Parent]:
         finally:
             popen.terminate()
             popen.wait(90)
-
-
-def is_ready(port: int) -> bool:
-    with socket.socket() as client:
-        client.settimeout(5)
-        if client.connect_ex(("127.0.0.1", port)):
-            return False
-        client.sendall(b"GET /readyz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
-        try:
-            return client.recv(100).startswith(b"HTTP/1.1 200")
-        except OSError:
-            return False
 
 
 def ask_slowly(client: anthropic.Anthropic, seconds: float) -> anthropic.types.Message:

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from governance.ops.processes import PROJECT, wait_until
-from tests.ops.installed import Installed, accepts, installed
+from tests.ops.installed import Installed, accepts, installed, is_ready
 
 pytestmark = pytest.mark.xdist_group("up")
 MODEL = "claude-haiku-5-5"
@@ -81,6 +81,16 @@ def test_a_killed_worker_is_started_again(running: Installed) -> None:
     os.kill(worker, signal.SIGKILL)
     assert wait_until(lambda: running.pid("gateway-worker-1") != worker, 20)
     assert wait_until(lambda: accepts(running.port), 20)
+    assert "simulator" in ask(running)
+
+
+def test_killed_servers_are_started_again_and_calls_go_on(running: Installed) -> None:
+    killed = {name: running.pid(name) for name in ("postgres", "valkey", "simulator")}
+    for pid in killed.values():
+        os.kill(pid, signal.SIGKILL)
+    for name, pid in killed.items():
+        assert wait_until(lambda name=name, pid=pid: running.pid(name) != pid, 20)  # type: ignore[misc]
+    assert wait_until(lambda: is_ready(running.port), 30)
     assert "simulator" in ask(running)
 
 
