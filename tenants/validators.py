@@ -2,6 +2,7 @@
 
 import re
 import zoneinfo
+from functools import lru_cache
 
 from django.core.exceptions import ValidationError
 
@@ -24,9 +25,15 @@ def validate_text(value: str) -> None:
         )
 
 
+@lru_cache(maxsize=1)
+def time_zone_names() -> frozenset[str]:
+    """Every IANA name that this machine knows; reading them from disk takes 20 ms, hence once."""
+    return frozenset(zoneinfo.available_timezones())
+
+
 def validate_time_zone(value: str) -> None:
     """ValidationError unless it is an IANA name such as Europe/Berlin."""
-    if value not in zoneinfo.available_timezones():
+    if value not in time_zone_names():
         raise ValidationError(f"“{value}” is not an IANA time zone; write it like UTC or Europe/Berlin.")
 
 

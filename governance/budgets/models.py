@@ -1,14 +1,12 @@
 """Budgets: who may spend how much, in which window, and whether it is a wall or a warning."""
 
-import zoneinfo
-
 from django.contrib.postgres.fields import ArrayField
-from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models import Q
 
 from tenants.models import Tenant
 from tenants.scope import TenantScopedManager
+from tenants.validators import validate_time_zone
 
 DEFAULT_ALERT_PERCENTS = [50, 75, 90, 95, 100]
 
@@ -41,8 +39,7 @@ class Enforcement(models.TextChoices):
 
 
 def _check_time_zone(name: str) -> None:
-    if name not in zoneinfo.available_timezones():
-        raise ValidationError(f"“{name}” is not an IANA time zone; write it like Europe/Berlin.")
+    validate_time_zone(name)
 
 
 def _default_alert_percents() -> list[int]:

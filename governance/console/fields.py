@@ -1,13 +1,12 @@
 """Form fields of the console."""
 
-import zoneinfo
 from typing import Any
 
 from django import forms
 from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 
 from governance.core.money import nanos_to_usd, usd_to_nanos
-from tenants.validators import validate_tags
+from tenants.validators import time_zone_names, validate_tags
 
 
 class UsdField(forms.CharField):
@@ -67,7 +66,7 @@ class TagsField(forms.CharField):
 
 def time_zone_choices() -> list[tuple[str, str]]:
     """IANA names for a select; UTC first."""
-    names = sorted(name for name in zoneinfo.available_timezones() if "/" in name)
+    names = sorted(name for name in time_zone_names() if "/" in name)
     return [("UTC", "UTC"), *((name, name) for name in names)]
 
 

@@ -35,7 +35,7 @@ def form_page(
         "opts": opts,
         "original": back,
         "form": form,
-        "submit": submit,
+        "button": submit,
         "explanation": explanation,
         "danger": danger,
         "back_url": reverse(f"admin:{opts.app_label}_{opts.model_name}_change", args=[back.pk]),

@@ -166,7 +166,9 @@ def test_revoking_needs_a_reason_and_a_post(alice: House) -> None:
     pk = alice.key.key.pk
     url = f"/admin/tenants/apikey/{pk}/revoke/"
     client = browser(alice.person("admin"))
-    client.get(url)
+    asked = client.get(url).content.decode()
+    assert f"Revoke {alice.canary}-key" in asked
+    assert re.search(r"<button[^>]*>\s*Revoke\s*</button>", asked)
     client.post(url, {"reason": ""})
     assert ApiKey._base_manager.get(pk=pk).revoked_at is None
     assert client.post(url, {"reason": "found in a log"}).status_code == 302
