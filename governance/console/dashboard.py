@@ -4,7 +4,8 @@ from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
-from django.db.models import Count, Min, Q, Sum
+from django.db.models import Count, F, Min, Q, Sum
+from django.db.models.functions import Greatest
 from django.http import HttpRequest
 
 from governance.budgets.models import Budget, Enforcement, Scope
@@ -42,9 +43,9 @@ def figures(access: Access) -> list[dict[str, str]]:
     walls = walls.filter(scope=Scope.TENANT, enforcement=Enforcement.HARD)
     shown = []
     for period, words in (("day", "Spent today"), ("month", "Spent this month")):
-        bars = [bar_of(budget) for budget in walls.filter(period=period)]
-        if bars:
-            spent, limit = sum(bar.spent_nanos for bar in bars), sum(bar.limit_nanos for bar in bars)
+        sums = walls.filter(period=period).aggregate(spent=Sum("spent_nanos"), limit=Sum("limit_nanos"))
+        if sums["limit"] is not None:
+            spent, limit = int(sums["spent"]), int(sums["limit"])
             shown.append({"title": words, "figure": short_usd(spent), "note": f"of {short_usd(limit)}"})
     holds = access.visible(Hold.objects.all(), team_field=None).aggregate(
         count=Count("pk"), total=Sum("amount_nanos"), oldest=Min("placed_at")
@@ -64,9 +65,9 @@ def figures(access: Access) -> list[dict[str, str]]:
 def budget_cards(access: Access) -> list[dict[str, Any]]:
     """The budgets nearest to their limit first."""
     rows = with_current_period(visible_budgets(access, Budget.objects.filter(closed_at=None)))
-    budgets = list(rows.select_related("tenant")[:500])
+    percent_used = (F("spent_nanos") + F("held_nanos")) / Greatest(F("limit_nanos") / 100, 1)
+    budgets = list(rows.select_related("tenant").order_by(percent_used.desc(), "pk")[:BUDGETS_SHOWN])
     names = scope_names(budgets)
-    budgets.sort(key=lambda budget: -(bar_of(budget).spent_percent + bar_of(budget).held_percent))
     several_tenants = len({budget.tenant_id for budget in budgets}) > 1
     return [
         {
@@ -77,7 +78,7 @@ def budget_cards(access: Access) -> list[dict[str, Any]]:
             "enforcement": budget.enforcement,
             "bar": bar_html(bar_of(budget), f"of {short_usd(budget.limit_nanos)} a {budget.period}"),
         }
-        for budget in budgets[:BUDGETS_SHOWN]
+        for budget in budgets
     ]
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from django.contrib.auth.models import User
 from django.core.exceptions import ValidationError
-from django.http import HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse
 from django.utils.csp import CSP
 from django.views.decorators.csp import csp_override
 from unfold.forms import AuthenticationForm
@@ -59,6 +59,10 @@ class ConsoleSite(UnfoldAdminSite):
         view = csp_override(CONSOLE_CSP)(super().login)
         response: HttpResponse = view(request, extra_context)
         return response
+
+    def search(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """No command palette: the side bar shows every page, and unfold would keep results in Redis."""
+        raise Http404
 
     def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         return super().index(request, {**dashboard(request), **(extra_context or {})})

@@ -14,6 +14,7 @@ from governance.console.display import Bar, short_usd, window_text
 from governance.core.ids import id_floor, uuid7
 from governance.core.money import format_usd
 from governance.core.periods import TOTAL_ENDS_AT, TOTAL_STARTS_AT
+from governance.ledger.models import BudgetPeriod
 from tenants.scope import platform_scope
 from tests.console.cast import COSTS, House, browser, make_call, operator
 from tests.tenants.makers import make_member, make_tenant
@@ -159,6 +160,18 @@ def test_the_overview_shows_budgets_holds_and_calls(alice: House) -> None:
     assert "$2.00 held" in page
     assert str(alice.call.pk) in page
     assert "First steps" not in page
+
+
+def test_the_overview_puts_the_fullest_budgets_first(alice: House) -> None:
+    with platform_scope():
+        BudgetPeriod.objects.filter(pk=alice.period.pk).update(spent_nanos=95_000_000_000)
+    answer = browser(alice.person("viewer")).get("/admin/")
+    assert [card["name"] for card in answer.context["budgets"]] == [
+        f"{alice.canary}-budget",
+        f"{alice.canary}-wall",
+    ]
+    spent = next(item for item in answer.context["figures"] if item["title"] == "Spent this month")
+    assert (spent["figure"], spent["note"]) == ("$0.00", "of $100.00")
 
 
 def test_an_empty_overview_teaches_the_first_steps() -> None:
