@@ -16,7 +16,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "governance.settings")
 import django
 from django.conf import settings
 
-# The call path needs models, not pages: without the console's applications a worker is half as large.
+# The call path needs models, not pages: memory of every worker, for nothing.
 _PAGES = (
     "unfold",
     "django.contrib.admin",
@@ -24,6 +24,8 @@ _PAGES = (
     "django.contrib.sessions",
     "django.contrib.staticfiles",
     "governance.console",
+    "django.contrib.humanize",
+    "drf_spectacular",
     "governance.ops",
 )
 settings.INSTALLED_APPS = [name for name in settings.INSTALLED_APPS if not name.startswith(_PAGES)]

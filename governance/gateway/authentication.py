@@ -9,7 +9,6 @@ from collections.abc import Set
 from typing import Any
 
 import psycopg
-from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
@@ -83,13 +82,3 @@ class TenantIsActive(BasePermission):
             f"tenant_{tenant.status}",
             f"{tenant.name} is {tenant.status}{why}. Its keys cannot be used; ask your administrator.",
         )
-
-
-class KeyAuthenticationScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
-    """How the OpenAPI schema shows it."""
-
-    target_class = KeyAuthentication
-    name = "ExchequerKey"
-
-    def get_security_definition(self, auto_schema: Any) -> dict[str, str]:
-        return {"type": "apiKey", "in": "header", "name": "x-api-key"}

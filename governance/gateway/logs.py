@@ -6,10 +6,11 @@ The call path logs only what needs a person; what happened to each call is in it
 import logging
 import re
 import sys
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
-import structlog
+import msgspec
 
 _SECRETS = re.compile(
     r"\bexq_[0-9A-Za-z]{8}_[0-9A-Za-z_]{8,}"
@@ -37,32 +38,25 @@ def redact(value: Any) -> Any:
     return value
 
 
-def _redact_event(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    return {
-        name: REDACTED if name.lower() in _SECRET_NAMES else redact(value) for name, value in event.items()
-    }
+class JsonLines(logging.Formatter):
+    """One JSON object a line: time, level, logger, event, and exception where there is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "event": record.getMessage(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return msgspec.json.encode(redact(line)).decode()
 
 
 def configure(level: str = "INFO") -> None:
     """Send every logger of this process through the redaction to standard error."""
-    shared: list[Any] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.format_exc_info,
-                _redact_event,
-                structlog.processors.JSONRenderer(),
-            ],
-        )
-    )
+    handler.setFormatter(JsonLines())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
