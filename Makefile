@@ -7,7 +7,6 @@
 
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME PYENV_VERSION
 PY := .venv/bin/python
-export PYTHON DETACH WORKERS EXCHEQUER_PORT
 
 .PHONY: up down test check bench venv requirements
 
@@ -18,7 +17,7 @@ down: venv
 	@$(PY) manage.py down
 
 test: venv
-	@$(PY) -m pytest -n auto --dist loadgroup $(ARGS)
+	@$(PY) -m pytest -n auto --dist loadfile $(ARGS)
 
 check: venv
 	.venv/bin/ruff check

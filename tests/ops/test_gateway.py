@@ -20,8 +20,6 @@ from governance.ops.processes import PROJECT, Command, is_running, spawn, wait_u
 from tests.harness import Stack, make_tenant, start_stack
 from tests.ops.installed import accepts, is_ready, two_free_ports
 
-pytestmark = pytest.mark.xdist_group("gateway-parent")
-
 
 @pytest.fixture(scope="module")
 def simulator() -> Iterator[Stack]:

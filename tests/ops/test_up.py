@@ -20,7 +20,6 @@ import pytest
 from governance.ops.processes import PROJECT, wait_until
 from tests.ops.installed import Installed, accepts, installed, is_ready
 
-pytestmark = pytest.mark.xdist_group("up")
 MODEL = "claude-haiku-5-5"
 
 

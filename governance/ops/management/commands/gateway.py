@@ -18,8 +18,8 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--host", default=os.environ.get("EXCHEQUER_HOST", "127.0.0.1"))
-        parser.add_argument("--port", type=int, default=int(os.environ.get("EXCHEQUER_PORT", "8000")))
-        parser.add_argument("--workers", type=int, default=int(os.environ.get("WORKERS", "1")))
+        parser.add_argument("--port", type=int, default=int(os.environ.get("EXCHEQUER_PORT") or 8000))
+        parser.add_argument("--workers", type=int, default=int(os.environ.get("WORKERS") or 1))
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
