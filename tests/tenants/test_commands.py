@@ -2,11 +2,13 @@
 
 import io
 import json
+import secrets
 
 import pytest
 from django.core.management import CommandError, call_command
 
 from governance.audit.models import AuditEvent
+from governance.budgets.models import Budget
 from tenants.keys import key_matches, parse_key
 from tenants.models import ApiKey, ProviderCredential, Tenant
 from tenants.scope import platform_scope
@@ -24,6 +26,23 @@ def issued(*arguments: str) -> tuple[ApiKey, str]:
     assert set(printed) == {"id", "key"}
     with platform_scope():
         return ApiKey.objects.get(public_id=printed["id"]), printed["key"]
+
+
+def test_create_tenant_gives_it_a_hard_monthly_budget_in_its_own_zone() -> None:
+    name = f"Acme {secrets.token_hex(6)}"
+    run("create_tenant", name, "--monthly-limit-usd", "12.50", "--time-zone", "Europe/Berlin")
+    with platform_scope():
+        budget = Budget.objects.get(tenant__name=name)
+    assert (budget.scope, budget.period, budget.enforcement) == ("tenant", "month", "hard")
+    assert (budget.limit_nanos, budget.time_zone) == (12_500_000_000, "Europe/Berlin")
+
+
+@pytest.mark.parametrize(("limit", "zone"), [("-1", "UTC"), ("lots", "UTC"), ("5", "Mars/Olympus")])
+def test_a_tenant_that_cannot_have_its_budget_is_not_created(limit: str, zone: str) -> None:
+    name = f"Acme {secrets.token_hex(6)}"
+    with pytest.raises(CommandError):
+        run("create_tenant", name, f"--monthly-limit-usd={limit}", "--time-zone", zone)
+    assert not Tenant._base_manager.filter(name=name).exists()
 
 
 def test_issue_key_prints_an_id_and_a_key_that_works(alice: Tenant) -> None:
