@@ -81,7 +81,22 @@ class BudgetForm(ModelForm):
                 self.add_error(data["scope"], f"Choose the {data['scope']} that this budget applies to.")
             elif data.get("tenant") and target.tenant_id != data["tenant"].pk:
                 self.add_error(data["scope"], f"Choose a {data['scope']} of {data['tenant']}.")
+        if not self.instance.pk and not self.errors:
+            self._refuse_second(data)
         return data
+
+    def _refuse_second(self, data: dict[str, Any]) -> None:
+        """set_budget would change the budget that is there already; whoever adds one does not mean that."""
+        same = Budget.objects.filter(
+            tenant=data["tenant"],
+            scope=data["scope"],
+            scope_ref=scope_ref(data),
+            period=data["period"],
+            enforcement=data["enforcement"],
+            closed_at=None,
+        ).first()
+        if same is not None:
+            self.add_error(None, f"“{same.name}” is such a budget already; change its limit instead.")
 
     def _get_validation_exclusions(self) -> set[str]:
         # set_budget fills in and checks the rest; a budget that exists already is changed by it.
@@ -134,12 +149,10 @@ class BudgetAdmin(ConsoleAdmin):
         data = form.cleaned_data
         if not access_of(request).manages(obj.tenant_id):
             raise PermissionDenied
-        scope = obj.scope if change else data["scope"]
-        target = None if change or scope == Scope.TENANT else data[scope]
         budget = set_budget(
             obj.tenant,
-            scope=scope,
-            ref=obj.scope_ref if change else str(target.pk) if target else "",
+            scope=obj.scope if change else data["scope"],
+            ref=obj.scope_ref if change else scope_ref(data),
             period=obj.period if change else data["period"],
             limit_nanos=data["limit_usd"],
             enforcement=obj.enforcement,
@@ -203,6 +216,13 @@ class BudgetAdmin(ConsoleAdmin):
     @display(description="Now")
     def bar(self, budget: Any) -> SafeString:
         return bar_html(bar_of(budget))
+
+
+def scope_ref(data: dict[str, Any]) -> str:
+    """What a new budget is on: nothing more for the tenant, the team's id, the key's lineage."""
+    if data["scope"] == Scope.TENANT:
+        return ""
+    return str(data["team"].pk if data["scope"] == Scope.TEAM else data["key"].lineage_id)
 
 
 def period_rows(budget: Budget) -> list[dict[str, Any]]:

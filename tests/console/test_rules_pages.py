@@ -99,6 +99,13 @@ def test_a_budget_is_set_changed_and_closed(alice: House) -> None:
     assert [event.action for event in actions] == ["budget.close", "budget.change", "budget.create"]
 
 
+def test_adding_a_budget_never_changes_one_that_is_there(alice: House) -> None:
+    form = budget_form(alice, scope="team", team=alice.team.pk, key="", limit_usd="1")
+    answer = browser(alice.person("admin")).post("/admin/budgets/budget/add/", form)
+    assert "change its limit instead" in answer.content.decode()
+    assert Budget._base_manager.get(pk=alice.budget.pk).limit_nanos == alice.budget.limit_nanos
+
+
 def test_a_lowered_limit_is_in_force_in_the_live_period(alice: House) -> None:
     client = browser(alice.person("admin"))
     change = {"limit_usd": "1", "name": "x", "alerts": ""}
