@@ -125,8 +125,8 @@ class PidFile:
         return self.path.with_suffix(".started")
 
     def write(self, pid: int) -> None:
-        self._proof.write_text(f"{pid} {start_time(pid)}\n")
-        self.path.write_text(f"{pid}\n")
+        _replace(self._proof, f"{pid} {start_time(pid)}\n")
+        _replace(self.path, f"{pid}\n")
 
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)
@@ -162,6 +162,13 @@ class PidFile:
             return False
         finally:
             os.close(handle)
+
+
+def _replace(path: Path, text: str) -> None:
+    """Whoever reads it meanwhile reads the old text or the new one, never half of it."""
+    new = path.with_suffix(f"{path.suffix}.new")
+    new.write_text(text)
+    new.rename(path)
 
 
 def wait_until(condition: Callable[[], bool], seconds: float, every_seconds: float = 0.05) -> bool:

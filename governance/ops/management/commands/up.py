@@ -3,11 +3,13 @@
 import os
 import signal
 import sys
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from rich.console import Console
 
+from governance.core.clock import utcnow
 from governance.ops import card
 from governance.ops.env_files import read_env_file
 from governance.ops.installation import AlreadyRunning, Installation, this_installation
@@ -43,8 +45,8 @@ class Command(BaseCommand):
             raise CommandError(str(problem)) from None
 
 
-def _sayer(console: Console) -> Any:
-    return lambda line: console.print(f"[dim]{line}[/dim]", soft_wrap=True)
+def _sayer(console: Console) -> Callable[[str], None]:
+    return lambda line: console.print(f"[dim]{utcnow():%H:%M:%S} {line}[/dim]", soft_wrap=True)
 
 
 def _show(console: Console, installation: Installation) -> None:
