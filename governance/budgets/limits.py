@@ -41,6 +41,8 @@ def set_budget(
     lineage. BudgetRefused for a team or key of another tenant, and for what would leave the tenant
     without its hard budget.
     """
+    if limit_nanos < 0:
+        raise BudgetRefused("A limit cannot be below zero; 0 lets nothing through.")
     with transaction.atomic(), tenant_scope(tenant.pk):
         ref, target_name = _check_target(tenant, scope, ref)
         found = Budget.objects.select_for_update().filter(

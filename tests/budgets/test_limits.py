@@ -134,6 +134,8 @@ def test_the_command_set_budget_says_what_it_did_and_what_is_wrong(tenant: Tenan
     arguments = ["--tenant", tenant.slug, "--scope", "tenant", "--period", "day", "--enforcement", "soft"]
     call_command("set_budget", *arguments, "--limit-usd", "12.50", stdout=out)
     assert out.getvalue().strip() == f"{tenant.name}, day: $12.50 a day, soft."
+    with pytest.raises(CommandError, match="cannot be below zero"):
+        call_command("set_budget", *arguments, "--limit-usd=-1")
     with pytest.raises(CommandError, match="more than nine decimals"):
         call_command("set_budget", *arguments, "--limit-usd", "0.0000000001")
 

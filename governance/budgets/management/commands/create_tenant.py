@@ -22,11 +22,11 @@ class Command(PlatformCommand):
     def work(self, **options: Any) -> str:
         try:
             limit_nanos = usd_to_nanos(options["monthly_limit_usd"])
+            with transaction.atomic():
+                tenant = create_tenant(options["name"], time_zone=options["time_zone"], actor=self.actor)
+                set_budget(tenant, scope="tenant", period="month", limit_nanos=limit_nanos, actor=self.actor)
         except ValueError as error:
             raise CommandError(str(error)) from None
-        with transaction.atomic():
-            tenant = create_tenant(options["name"], time_zone=options["time_zone"], actor=self.actor)
-            set_budget(tenant, scope="tenant", period="month", limit_nanos=limit_nanos, actor=self.actor)
         return (
             f"Created {tenant} ({tenant.slug}) with a hard budget of {format_usd(limit_nanos)} a month.\n"
             f"Next: manage.py issue_key --tenant {tenant.slug} --name NAME"
