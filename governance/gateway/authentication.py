@@ -16,7 +16,7 @@ from rest_framework.request import Request
 from governance.core.clock import utcnow
 from governance.gateway import errors
 from governance.gateway.errors import CallRefused
-from governance.gateway.snapshot import KeySnapshot, LookupsBusy, SnapshotStore
+from governance.gateway.snapshot import KeySnapshot, LookupsBusy, SnapshotStore, TenantSnapshot
 from tenants.keys import key_matches, parse_key
 from tenants.models import Tenant
 
@@ -57,28 +57,47 @@ async def _look_up(text: str, store: SnapshotStore) -> KeySnapshot:
     return key
 
 
-class KeyAuthentication(BaseAuthentication):
-    """DRF's view of the key that the exchange carries: refuses what was revoked or has expired."""
-
-    def authenticate(self, request: Request) -> tuple[KeySnapshot, KeySnapshot]:
-        key: KeySnapshot = request._request.exchange.key  # type: ignore[attr-defined]  # asgi.py puts it there
-        if key.revoked_at is not None:
-            raise CallRefused(errors.KEY_REVOKED)
-        if key.expires_at is not None and key.expires_at <= utcnow():
-            raise CallRefused(errors.KEY_EXPIRED)
-        return key, key
+def check_live(key: KeySnapshot) -> None:
+    """CallRefused for a key that was revoked or has expired."""
+    if key.revoked_at is not None:
+        raise CallRefused(errors.KEY_REVOKED)
+    if key.expires_at is not None and key.expires_at <= utcnow():
+        raise CallRefused(errors.KEY_EXPIRED)
 
 
-class TenantIsActive(BasePermission):
-    """Paused and closed tenants keep their keys and may not spend."""
-
-    def has_permission(self, request: Request, view: Any) -> bool:
-        key: KeySnapshot = request.auth  # type: ignore[assignment]
-        tenant = key.tenant
-        if tenant.status == Tenant.Status.ACTIVE:
-            return True
+def check_tenant(tenant: TenantSnapshot) -> None:
+    """CallRefused for a tenant that is paused or closed: its keys stay, and may not spend."""
+    if tenant.status != Tenant.Status.ACTIVE:
         why = f": {tenant.status_reason.rstrip('.')}" if tenant.status_reason else ""
         raise errors.forbidden(
             f"tenant_{tenant.status}",
             f"{tenant.name} is {tenant.status}{why}. Its keys cannot be used; ask your administrator.",
         )
+
+
+async def check_again(key: KeySnapshot, credentials: Set[bytes], store: SnapshotStore) -> KeySnapshot:
+    """The key as it stands now, for whoever has waited since it was found. CallRefused as above."""
+    if store.fresh and store.key(key.public_id) is key:
+        return key
+    key = await find_key(credentials, store)
+    check_live(key)
+    check_tenant(key.tenant)
+    return key
+
+
+class KeyAuthentication(BaseAuthentication):
+    """DRF's view of the key that the exchange carries."""
+
+    def authenticate(self, request: Request) -> tuple[KeySnapshot, KeySnapshot]:
+        key: KeySnapshot = request._request.exchange.key  # type: ignore[attr-defined]  # asgi.py puts it there
+        check_live(key)
+        return key, key
+
+
+class TenantIsActive(BasePermission):
+    """DRF's view of the tenant's status."""
+
+    def has_permission(self, request: Request, view: Any) -> bool:
+        key: KeySnapshot = request.auth  # type: ignore[assignment]
+        check_tenant(key.tenant)
+        return True

@@ -7,6 +7,7 @@ attempt is resolved exactly once, whatever happens: by `relay`, by what is caugh
 from governance.calls.models import Outcome
 from governance.gateway import admission, call_record, errors, facts, relay
 from governance.gateway.attempt import Attempt
+from governance.gateway.authentication import check_again
 from governance.gateway.bound import worst_case
 from governance.gateway.errors import CallRefused, envelope, forbidden, invalid
 from governance.gateway.exchange import Exchange
@@ -33,6 +34,8 @@ async def read(exchange: Exchange) -> None:
         raise invalid("content_type", "Send the request as content-type: application/json.", status=415)
     exchange.tags = merged_tags(inbound.tags, key.default_tags, key.required_tags)
     await exchange.read_body()
+    # A body may take half a minute to come; a key that was revoked meanwhile is refused all the same.
+    exchange.key = await check_again(key, inbound.credentials, exchange.gateway.store)
     try:
         exchange.request = read_request(exchange.body)
     except RequestRefused as error:

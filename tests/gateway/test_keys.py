@@ -1,6 +1,7 @@
 """Whose keys are accepted, and how soon a change reaches every worker."""
 
 import asyncio
+import json
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -54,6 +55,18 @@ def test_a_revoked_key_is_refused_in_every_worker_within_a_second(
     assert response.headers["x-should-retry"] == "false"
     rows = [call for call in account.wait_for_calls(5) if call.outcome == "refused"]
     assert {(call.status, call.reason) for call in rows} == {(401, "key_revoked")}
+
+
+def test_a_key_that_is_revoked_while_its_request_arrives_is_refused(stack: Stack, account: Account) -> None:
+    def slow_body() -> Iterator[bytes]:
+        body = json.dumps(ASK).encode()
+        yield body[:20]
+        with platform_scope():
+            revoke_key(account.issued.key, "meanwhile")
+        time.sleep(1)
+        yield body[20:]
+
+    assert_refused(post(stack, account, slow_body()), 401, "authentication_error", "revoked")
 
 
 def test_a_change_by_plain_sql_is_noticed_too(
