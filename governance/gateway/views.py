@@ -81,7 +81,8 @@ def _refuse(error: Exception, context: Mapping[str, Any]) -> GatewayResponse:
     if isinstance(error, CallRefused):
         refusal = error.refusal
     elif isinstance(error, MethodNotAllowed):
-        refusal = errors.method_not_allowed(exchange.method, ", ".join(view.allowed_methods))
+        allowed = [method for method in view.allowed_methods if method != "OPTIONS"]
+        refusal = errors.method_not_allowed(exchange.method, ", ".join(allowed))
     else:
         log.error("Call %s failed.", exchange.id, exc_info=error)
         refusal = errors.INTERNAL
