@@ -7,6 +7,7 @@ parent dies, however it dies, the kernel sends every worker SIGTERM.
 
 import errno
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -73,6 +74,13 @@ def _is_free(host: str, port: int) -> bool:
     return True
 
 
+def _share_metrics(folder: Path) -> None:
+    """Give the workers a folder for their counters, so that /metrics of any one answers for all."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o755)
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+
+
 def run_gateway(host: str, port: int, workers: int, state_dir: Path, say: Callable[[str], None]) -> None:
     """Serve until SIGTERM or SIGINT, then drain. CannotRun when the port or the workers cannot be had."""
     run, logs = state_dir / "run", state_dir / "log"
@@ -83,6 +91,7 @@ def run_gateway(host: str, port: int, workers: int, state_dir: Path, say: Callab
     supervisor.take_signals()
     pid_file = PidFile(run / "gateway.pid")
     pid_file.write(os.getpid())
+    _share_metrics(run / "metrics")
     argv = [sys.executable, "-m", "governance.ops.gateway_worker", str(listener.fileno())]
     try:
         for number in range(1, workers + 1):
