@@ -125,6 +125,7 @@ class Gateway:
         await self.upstream.stop()
         await self.store.stop()
         await self.desk.stop(STOP_GRACE_SECONDS)
+        self.metrics.publish(self._gauges())
 
     @property
     def trouble(self) -> list[str]:
