@@ -6,17 +6,15 @@ answers for itself alone.
 """
 
 import os
-from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
-LATENCY_BOUNDS_MS = (50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000, 60_000, 120_000, 600_000)
-
+LATENCY_BOUNDS_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 600)
 
 GAUGES: tuple[tuple[str, Literal["livemostrecent", "livesum", "livemax"], str], ...] = (
     ("held_dollars", "livemostrecent", "Money held for open calls, over all workers."),
@@ -37,10 +35,8 @@ class Metrics:
     def __init__(self) -> None:
         self.calls: defaultdict[tuple[str, str], int] = defaultdict(int)
         """(outcome, reason) → calls, those of unknown callers too."""
-        self.upstream: defaultdict[int, int] = defaultdict(int)
-        """Index into LATENCY_BOUNDS_MS (or one past it) → first bytes within that bound."""
-        self.upstream_ms = 0
-        self._sent: dict[tuple[str, ...], int] = {}
+        self._first_bytes_ms: list[int] = []
+        self._sent: dict[tuple[str, str], int] = {}
         self._registry = CollectorRegistry()
         folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
         if folder:
@@ -50,14 +46,11 @@ class Metrics:
         self._calls = Counter(
             "exchequer_calls", "Calls by outcome and reason.", ["outcome", "reason"], registry=registry
         )
-        self._upstream = Counter(
-            "exchequer_upstream_first_byte_bucket",
-            "Upstream calls whose reply began within `le` milliseconds.",
-            ["le"],
+        self._upstream = Histogram(
+            "exchequer_upstream_first_byte_seconds",
+            "From sending a request to the first byte of its reply.",
+            buckets=LATENCY_BOUNDS_SECONDS,
             registry=registry,
-        )
-        self._upstream_ms = Counter(
-            "exchequer_upstream_first_byte_milliseconds", "Sum over upstream calls.", registry=registry
         )
         self._gauges = {
             name: Gauge(f"exchequer_{name}", text, multiprocess_mode=mode, registry=registry)
@@ -65,27 +58,19 @@ class Metrics:
         }
 
     def upstream_began(self, milliseconds: int) -> None:
-        self.upstream[bisect_left(LATENCY_BOUNDS_MS, milliseconds)] += 1
-        self.upstream_ms += milliseconds
+        self._first_bytes_ms.append(milliseconds)
 
     def publish(self, gauges: Mapping[str, float]) -> None:
         """Hand over what was counted since the last time, and the gauges' present values."""
-        for (outcome, reason), total in self.calls.items():
-            self._add(self._calls, (outcome, reason), total)
-        within = 0
-        for index, bound in enumerate((*LATENCY_BOUNDS_MS, "+Inf")):
-            within += self.upstream[index]
-            self._add(self._upstream, (str(bound),), within)
-        self._add(self._upstream_ms, (), self.upstream_ms)
+        for labels, total in self.calls.items():
+            if new := total - self._sent.get(labels, 0):
+                self._calls.labels(*labels).inc(new)
+                self._sent[labels] = total
+        waited, self._first_bytes_ms = self._first_bytes_ms, []
+        for milliseconds in waited:
+            self._upstream.observe(milliseconds / 1000)
         for name, value in gauges.items():
             self._gauges[name].set(value)
-
-    def _add(self, counter: Counter, labels: tuple[str, ...], total: int) -> None:
-        key = (counter._name, *labels)
-        new = total - self._sent.get(key, 0)
-        if new or key not in self._sent:
-            (counter.labels(*labels) if labels else counter).inc(new)
-            self._sent[key] = total
 
     def exposition(self) -> bytes:
         """Prometheus' text format."""

@@ -21,7 +21,7 @@ def test_metrics_count_calls_holds_and_the_desk(stack: Stack, account: Account) 
         "exchequer_oldest_hold_seconds",
         "exchequer_desk_queue",
         "exchequer_desk_batch_size",
-        "exchequer_upstream_first_byte_bucket_total",
+        "exchequer_upstream_first_byte_seconds_bucket",
     } <= names
     assert 'exchequer_calls_total{outcome="served",reason="served"}' in text
     assert "exchequer_desk_healthy 1.0" in text
