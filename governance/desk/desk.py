@@ -95,7 +95,6 @@ class Desk:
         self.connected = False
         self.failed: BaseException | None = None
         self.newest_batch_size = 0
-        self.batches_total = 0
         self.records_dropped = 0
 
     # --- life ------------------------------------------------------------------------------------
@@ -261,7 +260,6 @@ class Desk:
             raise error
 
     def _answer(self, taken: "_Taken", written: Written) -> None:
-        self.batches_total += 1
         self.newest_batch_size = len(taken.batch())
         self._in_flight = 0
         for queued_settlement in taken.settlements:

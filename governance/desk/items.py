@@ -21,8 +21,8 @@ class DeskUnavailable(Exception):
 class PlaceHold:
     """Take `amount_nanos` on every period of `period_ids`, or on none.
 
-    `memo` is JSON text of at most 1 KB with what the sweeper needs if this worker dies: see
-    desk/memo.py. `period_ids` are distinct BudgetPeriod ids in any order.
+    `memo` is JSON text with what the sweeper needs if this worker dies: see desk/memo.py.
+    `period_ids` are distinct BudgetPeriod ids in any order.
     """
 
     id: UUID

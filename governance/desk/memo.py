@@ -1,6 +1,6 @@
 """What a hold remembers, so that someone else can write its call when its worker is gone.
 
-A memo is JSON text of at most 1 KB; tags that would not fit are left out and counted.
+A memo is JSON text of about 1 KB at most; tags that would not fit are left out and counted.
 """
 
 from typing import Any
@@ -12,7 +12,6 @@ from governance.calls.records import AttemptRecord, CallRecord
 from governance.desk.items import PlaceHold, Settlement
 from governance.ledger.kinds import Basis
 
-MEMO_BYTES_MAX = 1024
 _TAG_BYTES_MAX = 400
 
 _encode = msgspec.json.Encoder().encode
@@ -98,7 +97,6 @@ def charge_of_orphan(
     attempt.cost_nanos = call.cost_nanos = amount_nanos
     attempt.list_nanos = call.list_nanos = max(int(memo.get("list", 0)), 0)
     attempt.error = "the worker died before the outcome was known"
-    call.outcome, call.status, call.reason = "swept", 502, "worker_died"
     return Settlement.charge(
         hold_id=hold_id,
         basis=Basis.FULL_HOLD,

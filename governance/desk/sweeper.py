@@ -59,7 +59,6 @@ class Sweeper:
         self._successes = 0
         self._trusted_since: datetime | None = None
         self._task: asyncio.Task[None] | None = None
-        self.swept_total = 0
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="sweeper")
@@ -116,7 +115,6 @@ class Sweeper:
                 for hold_id, tenant_id, period_ids, amount_nanos, price_version, memo in orphans
             ]
             swept += sum(await asyncio.gather(*map(self._desk.settle, charges)))
-        self.swept_total += swept
         return swept
 
     async def _live_connection(self) -> psycopg.AsyncConnection[tuple[Any, ...]]:

@@ -59,7 +59,7 @@ class Installation:
         return self.state_dir / "log" / f"{name}.log"
 
     def make_folders(self) -> None:
-        for folder in (self.state_dir, self.run, self.state_dir / "log", self.state_dir / "static"):
+        for folder in (self.state_dir, self.run, self.state_dir / "log"):
             if not folder.exists():
                 folder.mkdir(parents=True)
                 folder.chmod(0o755)  # whatever the umask: the servers' user walks through; secrets have 0600

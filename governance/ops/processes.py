@@ -33,11 +33,10 @@ class Account:
 
 @dataclass(frozen=True)
 class Command:
-    """What to run. `signal_at_parent_death` reaches the child when the process that spawned it dies."""
+    """What to run. It gets SIGTERM when the process that spawned it dies."""
 
     argv: Sequence[str]
     account: Account | None = None
-    signal_at_parent_death: signal.Signals = signal.SIGTERM
     pass_fds: tuple[int, ...] = ()
 
 
@@ -64,7 +63,7 @@ def spawn(
             extra_groups=[] if account else None,
             umask=0o077 if account else -1,
             cwd="/" if account else PROJECT,
-            preexec_fn=_die_with_parent(command.signal_at_parent_death),
+            preexec_fn=_die_with_parent(),
         )
 
 
@@ -72,13 +71,13 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)  # what a server logs may quote what its callers sent
 
 
-def _die_with_parent(signum: signal.Signals) -> Callable[[], None]:
+def _die_with_parent() -> Callable[[], None]:
     """For the child, between fork and exec, after it changed its user (which clears the setting)."""
     parent = os.getpid()
 
     def apply() -> None:
         if _libc is not None:
-            _libc.prctl(_PR_SET_PDEATHSIG, int(signum), 0, 0, 0)
+            _libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
             if os.getppid() != parent:  # it died before the setting took hold: no signal will come
                 os._exit(1)
 

@@ -1,4 +1,4 @@
-"""The console and the management API: stock Django in a process of its own."""
+"""The console: stock Django in a process of its own."""
 
 import os
 from typing import Any
