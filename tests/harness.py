@@ -2,7 +2,7 @@
 
     with start_stack(workers=2) as stack:
         stack.workers[0].url          each worker has a port of its own
-        stack.workers[0].kill()       SIGKILL; also stop_signal(SIGSTOP), restart()
+        stack.workers[0].kill()       SIGKILL; also send_signal(SIGSTOP), restart()
         stack.bill()                  what the simulator billed, as a list of its lines
 
     tenant = make_tenant(limit_usd="10")      a tenant with a hard month budget and one key

@@ -1,4 +1,4 @@
-"""Setting budgets: the one way in, for the console, the commands and the API.
+"""Setting budgets: the one way in, for the console and the commands.
 
 A changed limit is in force as soon as the transaction commits: the live period rows change with it,
 under the same row lock as any hold. Lowering below what is spent and held breaks nothing and admits

@@ -58,7 +58,7 @@ class Call(models.Model):
     facts = models.JSONField()
     fingerprints = models.BinaryField(null=True)
     cache_digest = models.BinaryField(null=True)
-    # timings, since the request's first byte
+    # timings, since the request's headers were read
     held_ms = models.IntegerField(null=True)
     first_byte_ms = models.IntegerField(null=True)
     duration_ms = models.IntegerField()

@@ -18,7 +18,7 @@ FACT_TABLES: tuple[str, ...] = (
 )
 
 PARTITIONED_TABLES: tuple[str, ...] = ("ledger_ledgerentry", "calls_call", "calls_attempt")
-"""Facts that grow with traffic: partitioned by month of their UUIDv7 id (ledger/partitions.py)."""
+"""Facts that grow with traffic: partitioned by month of their UUIDv7 id (core/partitions.py)."""
 
 _CREATE_GUARD = """
 CREATE OR REPLACE FUNCTION exchequer_refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$

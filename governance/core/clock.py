@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 
 def utcnow() -> datetime:
-    """The current instant, aware, in UTC. Tests freeze it with time-machine."""
+    """The current instant, aware, in UTC."""
     return datetime.now(UTC)
 
 

@@ -1,7 +1,8 @@
 """The money: what is held, what was charged, and how much of each budget period is left.
 
-BudgetPeriod is the one mutable truth, changed only under its row lock by the desk. Hold rows are open
-promises and disappear when resolved. LedgerEntry and ThresholdCrossing are facts.
+BudgetPeriod is the one mutable truth, changed only under its row lock: what is spent and held by the desk,
+the limit by budgets/limits.py. Hold rows are open promises and disappear when resolved. LedgerEntry and
+ThresholdCrossing are facts.
 """
 
 from django.contrib.postgres.fields import ArrayField
