@@ -190,7 +190,10 @@ def test_the_command_shows_what_it_changes(tmp_path: Path) -> None:
     file.write_bytes(content({"id": model_id, "usd_per_mtok": {"output": 7.5}}))
     shown = run(str(file), "--yes")
     assert f"~ {model_id} standard output: $5.00/MTok → $7.50/MTok from now on" in shown
-    assert f"Loaded as price version {loading.newest_version(connection)}." in shown
+    version = loading.newest_version(connection)
+    assert f"Loaded as price version {version}." in shown
+    event = AuditEvent.objects.get(action="prices.load", target_id=str(version))
+    assert event.actor_name == "manage.py load_prices"
     assert "Nothing to change" in run(str(file))
 
 

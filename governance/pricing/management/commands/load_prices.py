@@ -6,6 +6,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from governance.audit.events import Actor
 from governance.core.clock import utcnow
 from governance.pricing.describe import describe
 from governance.pricing.loads import PricesMoved, apply_load, plan_load
@@ -45,7 +46,8 @@ class Command(BaseCommand):
             self.stdout.write("Nothing was changed.")
             return
         try:
-            version = apply_load(price_file, plan.base_version, utcnow())
+            actor = Actor("manage.py load_prices")
+            version = apply_load(price_file, plan.base_version, utcnow(), actor)
         except PricesMoved as error:
             raise CommandError(str(error)) from None
         self.stdout.write(f"Loaded as price version {version.pk}." if version else "Nothing to change.")
