@@ -23,7 +23,7 @@ from governance.audit import events
 from governance.audit.events import Actor
 from governance.core.clock import utcnow
 from tenants.models import ApiKey, Team, Tenant, next_id
-from tenants.secrets import Secret, key_peppers
+from tenants.secrets import key_peppers
 
 BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 PREFIX = "exq_"
@@ -78,9 +78,9 @@ def digest_key(text: str, pepper: bytes) -> bytes:
     return hmac.digest(pepper, text.encode(), "sha256")
 
 
-def key_matches(text: str, digest: bytes, pepper_id: str, peppers: Sequence[Secret] | None = None) -> bool:
+def key_matches(text: str, digest: bytes, pepper_id: str) -> bool:
     """Is this the text behind a stored digest? False too when its pepper is no longer configured."""
-    for pepper in key_peppers() if peppers is None else peppers:
+    for pepper in key_peppers():
         if pepper.id == pepper_id:
             return hmac.compare_digest(digest_key(text, pepper.key), digest)
     return False

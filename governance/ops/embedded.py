@@ -78,8 +78,8 @@ class EmbeddedServers:
         password = json.loads((self.home / "passwords.json").read_text())[role]
         return f"postgresql://{role}:{password}@/{database}?host={quote(str(self.sockets), safe='')}"
 
-    def redis_url(self, number: int = 0) -> str:
-        return f"unix://{self.sockets / 'valkey.sock'}?db={number}"
+    def redis_url(self) -> str:
+        return f"unix://{self.sockets / 'valkey.sock'}?db=0"
 
     def postgres_command(self) -> Command:
         """When we die without a word the server gets SIGTERM: it ends once its last client has drained."""

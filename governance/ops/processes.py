@@ -180,8 +180,8 @@ def wait_until(condition: Callable[[], bool], seconds: float, every_seconds: flo
     return True
 
 
-def log_tail(log: Path, lines: int = 12) -> str:
-    """The last lines of a log file, for the sentence that says why a process did not start."""
+def log_tail(log: Path) -> str:
+    """The last dozen lines of a log file, for the sentence that says why a process did not start."""
     if not log.exists():
         return "(it wrote nothing)"
-    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+    return "\n".join(log.read_text(errors="replace").splitlines()[-12:])
