@@ -42,7 +42,7 @@ def test_a_calls_page_says_who_why_how_much_and_from_which_budget(alice: House) 
         f"{alice.canary}-budget",
         f"feature={alice.canary}",
         f"req_{alice.canary}",
-        "allowed",
+        "served",
         "claude-haiku-5-5",
         "from the usage that Claude reported",
     ):
