@@ -77,18 +77,30 @@ class PeriodRows:
         for budget in budgets:
             if budget.id not in found:
                 raise BudgetClosed(budget.name)
-            row_id, period = self._rows[budget.id] = found[budget.id]
-            self._described[row_id] = (budget, period)
+            self._remember(budget, *found[budget.id])
         return tuple(found[budget.id][0] for budget in budgets)
 
+    def _remember(self, budget: BudgetTerms, row_id: int, period: Period) -> None:
+        """Keep this row and the one before it, which calls under way may still ask about."""
+        before = self._rows.get(budget.id)
+        if before and before[0] != row_id:
+            self._described = {
+                known_id: (terms, window)
+                for known_id, (terms, window) in self._described.items()
+                if terms.id != budget.id or known_id == before[0]
+            }
+        self._rows[budget.id] = row_id, period
+        self._described[row_id] = budget, period
+
     def describe(self, period_id: int) -> tuple[BudgetTerms, Period]:
-        """The budget and window of a row that `known` or `ensure` returned. KeyError for any other."""
+        """The budget and window of a row that `known` or `ensure` returned in this period or the last."""
         return self._described[period_id]
 
     def forget(self, period_id: int) -> None:
-        """The database says that this period is over: look it up again."""
-        budget, _ = self._described.pop(period_id)
-        self._rows.pop(budget.id, None)
+        """The database says that this period is over: look it up again. Others may have said so before."""
+        budget, _ = self._described[period_id]
+        if self._rows.get(budget.id, (None,))[0] == period_id:
+            del self._rows[budget.id]
 
     async def _find(
         self, connection: psycopg.AsyncConnection[Any], budgets: Sequence[BudgetTerms]

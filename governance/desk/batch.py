@@ -85,7 +85,7 @@ async def write(connection: RawConnection, lease: Lease, batch: Batch) -> Writte
             if packed.settle:
                 resolved = await _send(connection, statements.SETTLE, packed.settle)
             if packed.shrink:
-                shrunk = await _send(connection, statements.SHRINK, packed.shrink)
+                shrunk = await _send(connection, statements.SHRINK, [*packed.shrink, lease.id])
             if packed.record:
                 await _send(connection, statements.RECORD, packed.record)
             if packed.admit:

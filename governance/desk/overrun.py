@@ -21,7 +21,10 @@ log = logging.getLogger(__name__)
 
 
 async def settle_overrun(connection: RawConnection, lease: Lease, settlement: Settlement) -> bool:
-    """Settle one such attempt in a transaction of its own; True when this call resolved the hold."""
+    """Settle one attempt in a transaction of its own, whatever it cost; True when this resolved the hold.
+
+    Raises as batch.write does.
+    """
     lease.batch += 1
     locked = BigintArray(sorted(settlement.period_ids))
     try:
@@ -34,6 +37,8 @@ async def settle_overrun(connection: RawConnection, lease: Lease, settlement: Se
         held_nanos, room_nanos = hold[0]
         carried_nanos = min(settlement.cost_nanos, held_nanos + room_nanos)
         overrun_nanos = settlement.cost_nanos - carried_nanos
+        if carried_nanos > held_nanos:
+            await _run(connection, statements.GROW, [settlement.hold_id, carried_nanos - held_nanos])
         charged = replace(settlement, cost_nanos=carried_nanos)
         await _run(connection, statements.SETTLE, pack_settlements([charged]))
         if overrun_nanos:
@@ -43,13 +48,18 @@ async def settle_overrun(connection: RawConnection, lease: Lease, settlement: Se
         with suppress(psycopg.Error):
             await connection.rollback()
         raise
+    if settlement.cost_nanos > held_nanos:
+        _report(settlement, held_nanos, overrun_nanos)
+    return True
+
+
+def _report(settlement: Settlement, held_nanos: int, overrun_nanos: int) -> None:
     log.error(
         "Attempt %s cost %d nano-dollars above its hold; %d of them are the operator's overrun.",
         settlement.hold_id,
         settlement.cost_nanos - held_nanos,
         overrun_nanos,
     )
-    return True
 
 
 async def _record(connection: RawConnection, settlement: Settlement, overrun_nanos: int) -> None:

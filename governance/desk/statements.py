@@ -56,10 +56,12 @@ SETTLE_COLUMNS: dict[str, ColumnType] = {
     **{f"c_{name}": kind for name, kind in CALL_COLUMNS.items()},
 }
 
-# DELETE … RETURNING is the once-only guard: who deletes the hold writes the facts, nobody else does.
+# DELETE … RETURNING is the once-only guard: who deletes the hold writes the facts, nobody else does. A
+# cost above the hold as it stands is left out: settled here it would raise what is spent without asking.
 SETTLE = f"""
 WITH done AS (
-    DELETE FROM ledger_hold h USING {_unnest(SETTLE_COLUMNS, "item")} WHERE h.id = item.hold_id
+    DELETE FROM ledger_hold h USING {_unnest(SETTLE_COLUMNS, "item")}
+    WHERE h.id = item.hold_id AND item.cost_nanos <= h.amount_nanos
     RETURNING h.tenant_id, h.period_ids, h.amount_nanos, h.price_version, item.*
 ),
 leg AS (
@@ -104,11 +106,12 @@ RECORD = (
     _insert("calls_call", CALL_COLUMNS, _unnest(CALL_COLUMNS, "c"), "c.") + " ON CONFLICT (id) DO NOTHING"
 )
 
+# Only under our own lease: once it was swept, the sweeper may be charging the hold as it read it.
 SHRINK = """
 WITH shrunk AS (
     UPDATE ledger_hold h SET amount_nanos = item.amount
     FROM unnest($1::uuid[], $2::bigint[]) AS item(hold_id, amount)
-    WHERE h.id = item.hold_id AND item.amount < h.amount_nanos
+    WHERE h.id = item.hold_id AND item.amount < h.amount_nanos AND h.lease_id = $3
     RETURNING NEW.id, NEW.period_ids, OLD.amount_nanos - NEW.amount_nanos AS freed
 ),
 leg AS (
@@ -134,6 +137,12 @@ SELECT h.amount_nanos, coalesce(
     9223372036854775807)
 FROM ledger_hold h WHERE h.id = $1 FOR UPDATE OF h
 """
+# The CHECK on the ceiling is the last word: a hold that grows past a limit fails.
+GROW = """
+WITH grown AS (UPDATE ledger_hold SET amount_nanos = amount_nanos + $2 WHERE id = $1 RETURNING period_ids)
+UPDATE ledger_budgetperiod p SET held_nanos = p.held_nanos + $2
+FROM grown WHERE p.id = ANY(grown.period_ids)
+"""
 RECORD_OVERRUN = f"""
 INSERT INTO ledger_ledgerentry (id, kind, tenant_id, key_id, call_id, period_ids, amount_nanos, held_nanos,
     list_nanos, price_version, corrects_id, reason, at, xact)
@@ -156,5 +165,7 @@ left_over AS (
 )
 DELETE FROM desk_workerlease WHERE id = $1 AND NOT EXISTS (SELECT 1 FROM open)
 """
+# Rows that nobody keeps locked; takes no lock beyond the statement.
+UNLOCKED = "SELECT id FROM ledger_budgetperiod WHERE id = ANY($1) FOR NO KEY UPDATE SKIP LOCKED"
 OPEN_HOLDS_OF = "SELECT id FROM ledger_hold WHERE id = ANY($1)"
 ENTRIES_OF = "SELECT id FROM ledger_ledgerentry WHERE id = ANY($1)"

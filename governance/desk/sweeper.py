@@ -1,9 +1,9 @@
 """Settle what dead workers left behind. Runs beside the desk in every gateway process.
 
-It needs no Celery and no Valkey: one process wins by advisory lock, marks leases without a heartbeat
-as swept, and puts their open holds on its own desk as charges of the full hold, through the same
-settlement as any other. A worker that was only slow finds its lease gone and takes a new one; whoever
-deletes the hold first writes the entry.
+It needs no Celery, no Valkey and no leader: each process marks leases without a heartbeat as swept, and
+puts the open holds of swept leases on its own desk as charges of the full hold, through the same
+settlement as any other. Two sweepers, or a worker that was only slow, may settle the same hold: whoever
+deletes it first writes the entry. A slow worker finds its lease gone and takes a new one.
 
 After a database outage nobody could renew a lease, so silence proves nothing yet: it counts only from
 this sweeper's own second success in a row.
@@ -22,10 +22,9 @@ from governance.desk.memo import charge_of_orphan
 
 log = logging.getLogger(__name__)
 
-_LOCK_KEY = 0x45585153  # "EXQS": one sweeper at a time, over all processes
 _HOLDS_PER_SWEEP = 500
 
-TRY_LOCK = "SELECT pg_try_advisory_lock($1), exchequer_now()"
+NOW = "SELECT exchequer_now()"
 MARK_DEAD = """
 UPDATE desk_workerlease SET swept_at = exchequer_now(), epoch = epoch + 1
 WHERE swept_at IS NULL AND id <> $1
@@ -75,8 +74,8 @@ class Sweeper:
             self._desk.heartbeat()
             try:
                 await self.sweep()
-            except psycopg.Error as error:
-                log.warning("The sweeper cannot reach the database: %s", str(error).strip())
+            except Exception as error:  # whatever it is, the next round may succeed; dying would not
+                log.warning("The sweeper did not get through: %s", str(error).strip())
                 self._successes, self._trusted_since = 0, None
                 if self._connection:
                     await self._connection.close()
@@ -85,15 +84,13 @@ class Sweeper:
     async def sweep(self) -> int:
         """One round; returns how many holds were settled for dead workers."""
         connection = await self._live_connection()
-        won, now = (await _rows(connection, TRY_LOCK, [_LOCK_KEY]))[0]
         self._successes += 1
         if self._successes == 2:
-            self._trusted_since = now
-        if not won or self._trusted_since is None:
+            [(self._trusted_since,)] = await _rows(connection, NOW, [])
+        if self._trusted_since is None:
             return 0
-        own_lease = self._desk.lease_id or 0
         for lease_id, worker in await _rows(
-            connection, MARK_DEAD, [own_lease, self._stale_seconds, self._trusted_since]
+            connection, MARK_DEAD, [self._desk.lease_id, self._stale_seconds, self._trusted_since]
         ):
             log.error("Worker %s (lease %d) is silent; its open holds are charged in full.", worker, lease_id)
         swept = await self._settle_orphans(connection)

@@ -120,6 +120,18 @@ def test_a_period_row_is_made_once_by_the_databases_clock_in_the_budgets_zone(
     assert rows.known(budgets, datetime.now(UTC)) is None
 
 
+def test_a_period_that_ended_is_forgotten_once_however_many_calls_say_so(
+    app_connection: Any, tenant: Tenant
+) -> None:
+    rows = PeriodRows()
+    budgets = terms(app_connection, tenant)
+    [period_id] = ensure(rows, budgets)
+    rows.forget(period_id)
+    rows.forget(period_id)
+    assert rows.describe(period_id)[0].name == budgets[0].name
+    assert ensure(rows, budgets) == (period_id,)
+
+
 def test_a_period_of_a_closed_budget_is_not_made(app_connection: Any, tenant: Tenant) -> None:
     with platform_scope():
         set_budget(tenant, scope="tenant", period="day", limit_nanos=10)

@@ -11,11 +11,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import psycopg
+import psycopg.conninfo
+import psycopg.sql
 import pytest
 from django.conf import settings
 
 from governance.desk.desk import Desk
-from governance.desk.items import DeskUnavailable, Held
+from governance.desk.items import DeskUnavailable, Held, Refused, Shrink
 from governance.desk.sweeper import Sweeper
 from governance.ledger.audit import audit
 from tests.desk.conftest import Fatal, Purse
@@ -144,11 +146,10 @@ async def test_a_worker_whose_lease_was_swept_takes_a_new_one_before_it_admits(
 async def _die(desk: Desk) -> None:
     """End a desk as kill -9 would: no flush, no goodbye."""
     assert desk._task
-    assert desk._connection
+    assert desk._link._connection
     desk._task.cancel()
     await asyncio.wait({desk._task})
-    await desk._connection.close()
-    desk.connected = False
+    await desk._link._connection.close()
 
 
 async def test_a_dead_workers_holds_are_charged_in_full_and_a_late_settlement_loses(
@@ -193,6 +194,122 @@ async def test_silence_during_an_outage_sweeps_nobody(start_desk: StartDesk, pur
     await sweeper.sweep()
     assert purse.row(period) == (60, 0)
     await sweeper.stop()
+
+
+async def test_a_hold_that_the_sweeper_is_charging_cannot_be_shrunk(
+    start_desk: StartDesk, purse: Purse
+) -> None:
+    """The slow owner of a swept hold must not hand out room that the sweeper is about to charge."""
+    owner = await start_desk(worker="slow")
+    period = purse.period(limit=100)
+    hold = purse.hold(100, period)
+    await owner.place_hold(hold)
+    purse.connection.execute(
+        "UPDATE desk_workerlease SET swept_at = now(), epoch = epoch + 1 WHERE id = %s", [owner.lease_id]
+    )
+    assert not await owner.shrink(Shrink(hold.id, 20, (period,)))
+    assert isinstance(await owner.place_hold(purse.hold(80, period)), Refused)
+    assert await owner.settle(purse.charge(hold, 100))
+    assert purse.row(period) == (100, 0)
+
+
+async def test_a_settlement_above_the_hold_as_it_stands_never_passes_a_limit(
+    desk: Desk, purse: Purse
+) -> None:
+    """Whatever the caller believes is held: here it does not know that the hold was shrunk."""
+    period = purse.period(limit=100)
+    hold, other = purse.hold(100, period), purse.hold(80, period)
+    await desk.place_hold(hold)
+    await desk.shrink(Shrink(hold.id, 20, (period,)))
+    await desk.place_hold(other)
+    assert await desk.settle(purse.charge(hold, 100))
+    assert purse.row(period) == (20, 80)
+    assert sorted(purse.entries()) == [("charge", 20), ("overrun", 80)]
+
+
+async def test_a_locked_row_stops_only_the_calls_of_its_budget(start_desk: StartDesk, purse: Purse) -> None:
+    desk = await start_desk(lock_timeout_seconds=0.3)
+    locked, free = purse.period(limit=100), purse.period(limit=100)
+    hold = purse.hold(60, locked)
+    await desk.place_hold(hold)
+    with psycopg.connect(settings.DATABASE_URL) as other:
+        other.execute("SELECT 1 FROM ledger_budgetperiod WHERE id = %s FOR UPDATE", [locked])
+        settled = desk.settle(purse.charge(hold, 25))
+        async with asyncio.timeout(3):
+            assert isinstance(await desk.place_hold(purse.hold(10, free)), Held)
+        with pytest.raises(DeskUnavailable):
+            await desk.place_hold(purse.hold(10, locked))
+        began = time.monotonic()
+        assert isinstance(await desk.place_hold(purse.hold(10, free)), Held)
+        assert time.monotonic() - began < 0.2
+        assert not settled.done()
+    async with asyncio.timeout(5):
+        assert await settled
+    assert purse.row(locked) == (25, 0)
+    assert isinstance(await desk.place_hold(purse.hold(10, locked)), Held)
+
+
+async def test_a_read_only_database_loses_no_settlement(
+    start_desk: StartDesk, purse: Purse, fatal: Fatal
+) -> None:
+    desk = await start_desk()
+    period = purse.period(limit=100)
+    hold = purse.hold(60, period)
+    await desk.place_hold(hold)
+    database = psycopg.conninfo.conninfo_to_dict(settings.DATABASE_URL)["dbname"]
+    read_only = psycopg.sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = {}")
+
+    def set_read_only(value: str) -> None:
+        purse.connection.execute(
+            read_only.format(psycopg.sql.Identifier(str(database)), psycopg.sql.Literal(value))
+        )
+        purse.connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE application_name LIKE 'exchequer desk%' AND datname = current_database()"
+        )
+
+    set_read_only("on")
+    try:
+        settled = desk.settle(purse.charge(hold, 25))
+        await asyncio.sleep(1)
+        assert not settled.done()
+    finally:
+        set_read_only("off")
+    async with asyncio.timeout(10):
+        assert await settled
+    assert purse.row(period) == (25, 0)
+    assert not fatal.errors
+
+
+async def test_an_overrun_with_a_text_that_cannot_be_written_is_recorded_without_it(
+    desk: Desk, purse: Purse, fatal: Fatal
+) -> None:
+    period = purse.period(limit=70)
+    hold = purse.hold(60, period)
+    await desk.place_hold(hold)
+    assert await desk.settle(purse.charge(hold, 100, text="\x00"))
+    assert sorted(purse.entries()) == [("charge", 70), ("overrun", 30)]
+    assert not fatal.errors
+
+
+async def test_a_dead_sweeper_is_no_obstacle_for_the_next(start_desk: StartDesk, purse: Purse) -> None:
+    """No leader, no lock that outlives whoever held it: a hung sweeper's neighbours sweep."""
+    desks = [await start_desk(worker=f"sweeper-{i}") for i in range(2)]
+    hung, alive = (
+        Sweeper(desk, settings.DATABASE_URL, heartbeat_seconds=60, stale_seconds=0.2) for desk in desks
+    )
+    await hung.sweep()  # and never again
+    dead = await start_desk(worker="dead")
+    period = purse.period(limit=100)
+    await dead.place_hold(purse.hold(60, period))
+    await _die(dead)
+    await alive.sweep()
+    await alive.sweep()
+    await asyncio.sleep(0.5)
+    await alive.sweep()
+    assert purse.row(period) == (60, 0)
+    await hung.stop()
+    await alive.stop()
 
 
 def test_a_stopped_worker_holds_up_the_others_no_longer_than_its_transaction_may_last(purse: Purse) -> None:
