@@ -30,7 +30,6 @@ class ConsoleAdmin(ModelAdmin):
 
     tenant_field = "tenant_id"
     team_field: str | None = "team_id"
-    compressed_fields = True
     list_filter_sheet = False
     show_full_result_count = False
     actions = None

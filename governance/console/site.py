@@ -42,12 +42,9 @@ class SignInForm(AuthenticationForm):
 
 
 class ConsoleSite(UnfoldAdminSite):
-    site_title = "Exchequer"
-    site_header = "Exchequer"
     index_title = "Overview"
     index_template = "console/home.html"
     login_form = SignInForm
-    enable_nav_sidebar = True
 
     def has_permission(self, request: HttpRequest) -> bool:
         return access_of(request).is_member
