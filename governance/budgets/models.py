@@ -38,10 +38,6 @@ class Enforcement(models.TextChoices):
     SOFT = "soft"
 
 
-def _check_time_zone(name: str) -> None:
-    validate_time_zone(name)
-
-
 def _default_alert_percents() -> list[int]:
     return list(DEFAULT_ALERT_PERCENTS)
 
@@ -61,7 +57,7 @@ class Budget(models.Model):
     models_only = ArrayField(models.CharField(max_length=128), default=list, blank=True, editable=False)
     period = models.CharField(max_length=16, choices=PeriodKind)
     week_starts_on = models.SmallIntegerField(default=0, editable=False)
-    time_zone = models.CharField(max_length=64, default="UTC", validators=[_check_time_zone])
+    time_zone = models.CharField(max_length=64, default="UTC", validators=[validate_time_zone])
     limit_nanos = models.BigIntegerField()
     enforcement = models.CharField(max_length=8, choices=Enforcement, default=Enforcement.HARD)
     alert_percents = ArrayField(models.SmallIntegerField(), default=_default_alert_percents, blank=True)

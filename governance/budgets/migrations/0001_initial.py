@@ -1,6 +1,7 @@
 import django.contrib.postgres.fields
 import django.db.models.deletion
 import governance.budgets.models
+import tenants.validators
 from django.db import migrations, models
 
 from tenants.versioning import track_versions
@@ -26,7 +27,7 @@ class Migration(migrations.Migration):
                 ('models_only', django.contrib.postgres.fields.ArrayField(base_field=models.CharField(max_length=128), blank=True, default=list, editable=False)),
                 ('period', models.CharField(choices=[('day', 'Day'), ('week', 'Week'), ('month', 'Month'), ('quarter', 'Quarter'), ('year', 'Year'), ('total', 'Total')], max_length=16)),
                 ('week_starts_on', models.SmallIntegerField(default=0, editable=False)),
-                ('time_zone', models.CharField(default='UTC', max_length=64, validators=[governance.budgets.models._check_time_zone])),
+                ('time_zone', models.CharField(default='UTC', max_length=64, validators=[tenants.validators.validate_time_zone])),
                 ('limit_nanos', models.BigIntegerField()),
                 ('enforcement', models.CharField(choices=[('hard', 'Hard'), ('soft', 'Soft')], default='hard', max_length=8)),
                 ('alert_percents', django.contrib.postgres.fields.ArrayField(base_field=models.SmallIntegerField(), blank=True, default=governance.budgets.models._default_alert_percents)),
