@@ -12,7 +12,7 @@ from uuid import UUID
 import msgspec
 
 from governance.calls.models import Outcome
-from governance.calls.records import AttemptRecord
+from governance.calls.records import AttemptRecord, CallRecord
 from governance.core.usage import Pass, total_usage
 from governance.desk.items import Settlement, Shrink
 from governance.gateway import call_record
@@ -72,14 +72,8 @@ class Attempt:
         """Resolve the hold with a charge. `content`: the reply's raw content, for its fingerprint."""
         if self.resolved:
             return
-        self.resolved = True
         gateway = self.exchange.gateway
-        for model in charge.unknown_models:
-            gateway.warn_once(
-                f"unknown model {model}", "No price is known for %s; the dearest is charged.", model
-            )
-        attempt = self._record(charge)
-        call = call_record.of_attempt(self.exchange, attempt, outcome, status, reason, content)
+        attempt, call = self._rows(charge, charge.why, outcome, status, reason, content)
         gateway.settle(
             Settlement.charge(
                 hold_id=self.hold_id,
@@ -92,15 +86,17 @@ class Attempt:
             ),
             call,
         )
+        self.resolved = True
+        for model in charge.unknown_models:
+            gateway.warn_once(
+                f"unknown model {model}", "No price is known for %s; the dearest is charged.", model
+            )
 
     def void(self, proof: str, *, status: int, reason: str) -> None:
         """Resolve the hold for nothing. `proof` says why nothing can have been billed."""
         if self.resolved:
             return
-        self.resolved = True
-        attempt = self._record(None)
-        attempt.error = proof[:256]
-        call = call_record.of_attempt(self.exchange, attempt, Outcome.FAILED, status, reason, b"")
+        attempt, call = self._rows(None, proof[:256], Outcome.FAILED, status, reason, b"")
         self.exchange.gateway.settle(
             Settlement.void(
                 hold_id=self.hold_id,
@@ -112,30 +108,49 @@ class Attempt:
             ),
             call,
         )
+        self.resolved = True
 
-    def _record(self, charge: Charge | None) -> AttemptRecord:
+    def _rows(
+        self, charge: Charge | None, error: str | None, outcome: str, status: int, reason: str, content: bytes
+    ) -> tuple[AttemptRecord, CallRecord]:
+        """The attempt's and its call's row. Whatever is wrong with what they describe, there are rows: a
+        hold that nobody resolves would be held for ever."""
+        try:
+            attempt = self._record(charge, error)
+            call = call_record.of_attempt(self.exchange, attempt, outcome, status, reason, content)
+        except Exception:
+            log.exception("Call %s is recorded with its money only.", self.exchange.id)
+            attempt = self._money(charge, error)
+            call = call_record.of_money(self.exchange, attempt, outcome, status, reason)
+        return attempt, call
+
+    def _money(self, charge: Charge | None, error: str | None) -> AttemptRecord:
+        """The attempt's row with nothing in it that came from outside."""
         exchange = self.exchange
-        record = AttemptRecord(
+        return AttemptRecord(
             id=self.hold_id,
             call_id=exchange.id,
             tenant_id=exchange.key.tenant.id,
             key_id=exchange.key.id,
-            requested_model=exchange.requested_model,
             held_nanos=self.promise.held_nanos,
             cost_nanos=charge.cost_nanos if charge else 0,
             list_nanos=charge.list_nanos if charge else 0,
             price_version=self.promise.book.version,
-            upstream_status=self.upstream_status,
-            upstream_request_id=self.upstream_request_id,
-            first_byte_ms=self.first_byte_ms,
-            duration_ms=int((monotonic() - self.sent_monotonic) * 1000),
+            basis=charge.basis if charge else None,
+            usage_source=charge.usage_source if charge else "none",
+            error=error,
         )
+
+    def _record(self, charge: Charge | None, error: str | None) -> AttemptRecord:
+        record = self._money(charge, error)
+        record.requested_model = self.exchange.requested_model
+        record.upstream_status = self.upstream_status
+        record.upstream_request_id = self.upstream_request_id
+        record.first_byte_ms = self.first_byte_ms
+        record.duration_ms = int((monotonic() - self.sent_monotonic) * 1000)
         if charge is not None:
-            record.basis = charge.basis
-            record.usage_source = charge.usage_source
             record.cost_by_meter = _encode(charge.by_meter).decode()
             record.stop_reason = charge.stop_reason and charge.stop_reason[:64]
-            record.error = charge.why
             if charge.passes:
                 _write_usage(record, charge.passes)
         return record

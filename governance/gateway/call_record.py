@@ -49,6 +49,28 @@ def of_attempt(
     """The row of a call whose only attempt this was. `content`: the reply's raw content, if it was read."""
     call = of_call(exchange, outcome, status, reason, content)
     call.served_model = attempt.served_model
+    return _with_money(call, attempt)
+
+
+def of_money(
+    exchange: "Exchange", attempt: AttemptRecord, outcome: str, status: int, reason: str
+) -> CallRecord:
+    """The same with nothing that the client or upstream wrote, for when that cannot be recorded."""
+    key = exchange.key
+    call = CallRecord(
+        id=exchange.id,
+        tenant_id=key.tenant.id,
+        team_id=key.team_id,
+        key_id=key.id,
+        endpoint=exchange.endpoint,
+        outcome=outcome,
+        status=status,
+        reason=reason,
+    )
+    return _with_money(call, attempt)
+
+
+def _with_money(call: CallRecord, attempt: AttemptRecord) -> CallRecord:
     call.attempts = 1
     call.held_nanos = attempt.held_nanos
     call.cost_nanos = call.baseline_nanos = attempt.cost_nanos

@@ -5,6 +5,7 @@ milliseconds, so its facts are computed in a thread while upstream works, and wi
 """
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING
 
 from governance.calls.records import CallRecord
@@ -13,6 +14,8 @@ from governance.calls.request_facts import RequestFacts, cache_digest, request_f
 if TYPE_CHECKING:
     from governance.gateway.exchange import Exchange
 
+log = logging.getLogger(__name__)
+
 LARGE_BODY_BYTES = 512 * 1024
 
 
@@ -20,19 +23,27 @@ def begin(exchange: "Exchange") -> None:
     """Start on a large request's facts; call it when the request is being sent."""
     if len(exchange.request.body) >= LARGE_BODY_BYTES:
         loop = asyncio.get_running_loop()
-        exchange.early_facts = loop.run_in_executor(None, _compute, exchange, b"")
+        try:
+            exchange.early_facts = loop.run_in_executor(None, _compute, exchange, b"")
+        except RuntimeError as error:  # no thread is to be had: the call matters more than its facts
+            log.error("Call %s has no facts: %s", exchange.id, error)
 
 
 def add(call: CallRecord, exchange: "Exchange", reply_content: bytes) -> None:
-    """Write the facts into the call's row. A large request's are left out if they are not ready yet."""
-    early = exchange.early_facts
-    if early is not None:
-        if not early.done() or early.exception() is not None:
+    """Write the facts into the call's row. They are left out if they cannot be told, or not yet: upstream
+    may take what our reading of a part stumbles over, and its call has to be recorded all the same."""
+    try:
+        early = exchange.early_facts
+        if early is not None:
+            if not early.done():
+                return
+            found, digest = early.result()
+        elif len(exchange.request.body) < LARGE_BODY_BYTES:
+            found, digest = _compute(exchange, reply_content)
+        else:
             return
-        found, digest = early.result()
-    elif len(exchange.request.body) < LARGE_BODY_BYTES:
-        found, digest = _compute(exchange, reply_content)
-    else:
+    except (Exception, asyncio.CancelledError):
+        log.exception("The facts of call %s cannot be told.", exchange.id)
         return
     call.facts, call.fingerprints, call.cache_digest = found.facts, found.fingerprints, digest
 

@@ -152,9 +152,9 @@ class Gateway:
         self._watch(self.desk.record(call))
 
     def settle(self, settlement: Settlement, call: CallRecord) -> None:
-        """Count the call and put its settlement on the desk."""
-        self.metrics.calls[call.outcome, call.reason] += 1
+        """Put the call's settlement on the desk, and count it."""
         self._watch(self.desk.settle(settlement))
+        self.metrics.calls[call.outcome, call.reason] += 1
 
     def warn_once(self, key: str, message: str, *arguments: object) -> None:
         """Log what needs a person, once per process."""

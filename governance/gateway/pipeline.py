@@ -58,9 +58,9 @@ def check_policies(exchange: Exchange) -> None:
 
 async def send(exchange: Exchange, attempt: Attempt) -> GatewayResponse:
     """The call that is paid for: out, and its answer back."""
-    request = exchange.request
-    facts.begin(exchange)
     try:
+        request = exchange.request
+        facts.begin(exchange)
         upstream = await exchange.gateway.upstream.send(
             "POST",
             exchange.path,
