@@ -5,6 +5,10 @@ from typing import Any
 from psycopg.conninfo import conninfo_to_dict
 
 
+# A page or a command that is stuck in a transaction must not keep a budget's row from the calls.
+_NO_LONG_LOCKS = "-c lock_timeout=5s -c idle_in_transaction_session_timeout=10s"
+
+
 def django_database(url: str) -> dict[str, Any]:
     """A libpq URL (`postgresql://user:pw@host/name`, `?host=/socket/folder` too) → a DATABASES entry."""
     parts = {key: str(value) for key, value in conninfo_to_dict(url).items()}
@@ -16,6 +20,6 @@ def django_database(url: str) -> dict[str, Any]:
         "PASSWORD": named["password"],
         "HOST": named["host"],
         "PORT": named["port"],
-        "OPTIONS": parts,
+        "OPTIONS": {"options": _NO_LONG_LOCKS, **parts},
         "CONN_MAX_AGE": 0,
     }

@@ -19,6 +19,9 @@ from psycopg.types.numeric import Int8BinaryDumper
 
 _HEAD = struct.Struct("!iiIii")  # dimensions, has nulls, element type, length, lower bound
 _NULL = b"\xff\xff\xff\xff"
+_BIGINT = struct.Struct("!iq").pack
+_SIZE = struct.Struct("!i").pack
+_UUID_SIZE = _SIZE(16)
 
 
 class PackedArray:
@@ -27,33 +30,26 @@ class PackedArray:
     __slots__ = ("data",)
     element_oid: ClassVar[int]
 
-    def __init__(self, body: bytes, length: int) -> None:
+    def _join(self, items: list[bytes], length: int) -> None:
         if length:
-            self.data = _HEAD.pack(1, 1, self.element_oid, length, 1) + body
+            self.data = _HEAD.pack(1, 1, self.element_oid, length, 1) + b"".join(items)
         else:
             self.data = struct.pack("!iiI", 0, 0, self.element_oid)
 
 
 class BigintArray(PackedArray):
     element_oid = 20
-    _ITEM = struct.Struct("!iq")
 
     def __init__(self, values: Sequence[int | None]) -> None:
         """struct.error (a ValueError to the desk) when a value does not fit 64 bits."""
-        pack = self._ITEM.pack
-        super().__init__(
-            b"".join([_NULL if value is None else pack(8, value) for value in values]), len(values)
-        )
+        self._join([_NULL if value is None else _BIGINT(8, value) for value in values], len(values))
 
 
 class UuidArray(PackedArray):
     element_oid = 2950
-    _SIZE = struct.pack("!i", 16)
 
     def __init__(self, values: Sequence[UUID | None]) -> None:
-        super().__init__(
-            b"".join([_NULL if value is None else self._SIZE + value.bytes for value in values]), len(values)
-        )
+        self._join([_NULL if value is None else _UUID_SIZE + value.bytes for value in values], len(values))
 
 
 class BooleanArray(PackedArray):
@@ -61,28 +57,25 @@ class BooleanArray(PackedArray):
     _ITEMS = {True: struct.pack("!i?", 1, True), False: struct.pack("!i?", 1, False), None: _NULL}
 
     def __init__(self, values: Sequence[bool | None]) -> None:
-        super().__init__(b"".join([self._ITEMS[value] for value in values]), len(values))
+        self._join([self._ITEMS[value] for value in values], len(values))
 
 
-class _SizedArray(PackedArray):
-    def __init__(self, values: Sequence[bytes | None]) -> None:
-        pack = struct.Struct("!i").pack
-        super().__init__(
-            b"".join([_NULL if value is None else pack(len(value)) + value for value in values]),
-            len(values),
-        )
-
-
-class ByteaArray(_SizedArray):
+class ByteaArray(PackedArray):
     element_oid = 17
 
+    def __init__(self, values: Sequence[bytes | None]) -> None:
+        self._join([_NULL if value is None else _SIZE(len(value)) + value for value in values], len(values))
 
-class TextArray(_SizedArray):
+
+class TextArray(PackedArray):
     element_oid = 25
 
     def __init__(self, values: Sequence[str | None]) -> None:
         """UnicodeEncodeError for a lone surrogate."""
-        super().__init__([None if value is None else value.encode() for value in values])
+        self._join(
+            [_NULL if value is None else _SIZE(len(item := value.encode())) + item for value in values],
+            len(values),
+        )
 
 
 _ARRAY_OIDS = {BigintArray: 1016, UuidArray: 2951, BooleanArray: 1000, ByteaArray: 1001, TextArray: 1009}

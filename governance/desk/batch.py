@@ -1,11 +1,11 @@
 """One batch: items packed into arrays, then written in one transaction that is one round trip.
 
-Read `write` first. Between its BEGIN and COMMIT no reply is needed, so no row lock waits for this
-process's event loop; everything is packed before the first byte leaves.
+Read `write` first. Statements of a pipeline are one implicit transaction up to its one Sync, so no reply
+is needed between the first lock and the commit, and no row lock waits for this process's event loop.
+Everything is packed before the first byte leaves.
 """
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from operator import attrgetter
@@ -67,16 +67,14 @@ class _Packed:
 async def write(connection: RawConnection, lease: Lease, batch: Batch) -> Written:
     """Write the batch in one transaction and return what it did. `lease.batch` is its receipt.
 
-    Raises psycopg.Error, UnicodeEncodeError, struct.error or OverflowError; the connection is then
-    rolled back or closed, and nothing of the batch is visible, unless the connection was lost while
-    committing: see Desk._recover.
+    Raises psycopg.Error, UnicodeEncodeError, struct.error or OverflowError; nothing of the batch is
+    visible then, unless the connection was lost while committing: see Desk._recover.
     """
     packed = _pack(batch)
     lease.batch += 1
     resolved = shrunk = answers = None
-    try:
-        async with connection.pipeline():
-            await connection.execute("BEGIN", prepare=True)
+    async with connection.pipeline():
+        try:
             await _send(
                 connection,
                 statements.OPEN_BATCH,
@@ -90,11 +88,9 @@ async def write(connection: RawConnection, lease: Lease, batch: Batch) -> Writte
                 await _send(connection, statements.RECORD, packed.record)
             if packed.admit:
                 answers = await _send(connection, statements.ADMIT, [*packed.admit, lease.id])
-            await connection.execute("COMMIT", prepare=True)
-    except BaseException:
-        with suppress(psycopg.Error):
-            await connection.rollback()
-        raise
+        except BaseException:
+            connection.pgconn.finish()  # or leaving the pipeline would sync, and commit half a batch
+            raise
     return Written(
         {row[0] for row in await resolved.fetchall()} if resolved else set(),
         {row[0] for row in await shrunk.fetchall()} if shrunk else set(),
@@ -123,26 +119,35 @@ def _pack(batch: Batch) -> _Packed:
         locked_periods=BigintArray(sorted(locked)),
         settle=pack_settlements(batch.settlements) if batch.settlements else None,
         shrink=_pack_shrinks(batch.shrinks) if batch.shrinks else None,
-        record=_pack_columns(statements.CALL_COLUMNS, batch.records) if batch.records else None,
+        record=_CALLS.pack(batch.records) if batch.records else None,
         admit=_pack_holds(batch.holds, hold_periods) if batch.holds else None,
     )
 
 
-def _pack_columns(columns: dict[str, ColumnType], rows: Sequence[Any]) -> list[PackedArray]:
-    """One array a column; a row that is None is NULL in each."""
-    if None in rows:
-        return [
-            ARRAY_OF[kind]([None if row is None else getattr(row, name) for row in rows])
-            for name, kind in columns.items()
-        ]
-    return [ARRAY_OF[kind](list(map(attrgetter(name), rows))) for name, kind in columns.items()]
+class _Columns:
+    """How the rows of one table become arrays, one a column."""
+
+    def __init__(self, columns: dict[str, ColumnType]) -> None:
+        self._values = attrgetter(*columns)
+        self._no_row = (None,) * len(columns)
+        self._arrays = [ARRAY_OF[kind] for kind in columns.values()]
+
+    def pack(self, rows: Sequence[Any]) -> list[PackedArray]:
+        """A row that is None is NULL in each column."""
+        values = [self._no_row if row is None else self._values(row) for row in rows]
+        return [array(column) for array, column in zip(self._arrays, zip(*values, strict=True), strict=True)]
+
+
+_SETTLEMENTS = _Columns(statements.SETTLEMENT_COLUMNS)
+_ATTEMPTS = _Columns(statements.ATTEMPT_COLUMNS)
+_CALLS = _Columns(statements.CALL_COLUMNS)
 
 
 def pack_settlements(settlements: Sequence[Settlement]) -> list[PackedArray]:
     return [
-        *_pack_columns(statements.SETTLEMENT_COLUMNS, settlements),
-        *_pack_columns(statements.ATTEMPT_COLUMNS, [settlement.attempt for settlement in settlements]),
-        *_pack_columns(statements.CALL_COLUMNS, [settlement.call for settlement in settlements]),
+        *_SETTLEMENTS.pack(settlements),
+        *_ATTEMPTS.pack([settlement.attempt for settlement in settlements]),
+        *_CALLS.pack([settlement.call for settlement in settlements]),
     ]
 
 

@@ -8,6 +8,7 @@ import psycopg
 import pytest
 
 from governance.core.ids import uuid7
+from governance.desk.batch import Batch, write
 from governance.desk.desk import Desk
 from governance.desk.items import Held, Refused, Settlement, Shrink
 from tests.desk.conftest import Fatal, Purse
@@ -209,6 +210,20 @@ async def test_one_hold_that_cannot_be_written_fails_alone(desk: Desk, purse: Pu
     assert [i for i, answer in enumerate(answers) if isinstance(answer, Exception)] == [17]
     assert purse.row(period) == (0, 630)
     assert not fatal.errors
+
+
+async def test_a_batch_is_written_as_a_whole_or_not_at_all(desk: Desk, purse: Purse) -> None:
+    """Its last statement fails: what the ones before it did is not there, and the next try does it once."""
+    period = purse.period(limit=100)
+    hold = purse.hold(60, period)
+    await desk.place_hold(hold)
+    lost = Batch(settlements=[purse.charge(hold, 25)], holds=[purse.hold(10, 2**60)])
+    connection = await desk._link.live()
+    with pytest.raises(psycopg.Error, match="does not exist"):
+        await write(connection, desk._link.lease, lost)
+    assert purse.row(period) == (0, 60)
+    assert await desk.settle(purse.charge(hold, 25))
+    assert purse.row(period) == (25, 0)
 
 
 async def test_a_hold_on_a_period_that_does_not_exist_fails_alone(desk: Desk, purse: Purse) -> None:

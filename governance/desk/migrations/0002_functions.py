@@ -1,6 +1,6 @@
 """The two functions of a batch: open it under fence and locks, and admit holds.
 
-They run between the desk's BEGIN and COMMIT (desk/batch.py). Changing one means a new migration with a
+They run in one implicit transaction of a pipeline (desk/batch.py). Changing one means a new migration with a
 new name suffix, because workers of the old and the new version run side by side during a deploy.
 """
 
