@@ -19,7 +19,7 @@ from governance.ledger.kinds import Basis
 from governance.pricing.book import PriceBook
 
 OUTPUT_TOKENS_PER_SECOND_MAX = 500
-"""No served model writes faster. Bounds what a hidden thinking block can have cost."""
+"""No served model writes faster. Bounds what a block that is held back can have cost."""
 UNITS_ABSURD = 100_000_000
 """More of anything than any model takes or gives: such usage is a fault, not a bill."""
 
@@ -108,9 +108,9 @@ class Promise(msgspec.Struct, frozen=True):
             return self.full_hold(f"usage unreadable: {error}")
 
     def _bounded(self, tap: StreamTap, served: Pass, seconds: float) -> Charge:
-        """Known input, and output of at most a token a byte that passed, plus what thinking may hide."""
-        output = tap.content_bytes
-        if tap.thinking or not tap.content_bytes:
+        """Known input, and output of at most a token a byte that passed, plus what it may hide."""
+        output = tap.bytes_seen
+        if tap.hides_output or not tap.content_bytes:
             output += int(seconds * OUTPUT_TOKENS_PER_SECOND_MAX) + 1
         output = max(served.usage.output_tokens, min(output, self.max_tokens))
         bounded = replace(served, usage=replace(served.usage, output_tokens=output))

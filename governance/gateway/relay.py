@@ -3,6 +3,7 @@
 What is stripped or added are headers only: hop-by-hop, quota and organisation headers go, ours come.
 """
 
+import zlib
 from collections.abc import AsyncIterator
 from functools import lru_cache
 from time import monotonic
@@ -17,11 +18,13 @@ from governance.gateway.attempt import Attempt
 from governance.gateway.errors import Refusal, envelope
 from governance.gateway.exchange import Exchange
 from governance.gateway.responses import GatewayResponse
-from governance.gateway.sse import StreamTap
+from governance.gateway.sse import StreamTap, UnreadableEncoding, decompressor
 from governance.gateway.upstream import Lost, TimedOut, read_body
 
 REPLY_BYTES_MAX = 64 * 1024 * 1024
 CLIENT_CLOSED = 499
+OVERLOADED = 529
+"""A status that only the API itself answers with."""
 WARN_PERCENTS = (95, 75)
 
 _STRIPPED = frozenset(
@@ -43,6 +46,17 @@ _STRIPPED = frozenset(
     )
 )
 _STRIPPED_PREFIXES = (b"anthropic-ratelimit-", b"anthropic-priority-", b"anthropic-fast-", b"exchequer-")
+
+
+class _Error(msgspec.Struct):
+    type: str
+
+
+class _Envelope(msgspec.Struct, tag_field="type", tag="error"):
+    error: _Error
+
+
+_decode_envelope = msgspec.json.Decoder(_Envelope).decode
 
 
 @lru_cache(maxsize=512)  # upstream sends the same few names with every reply
@@ -96,19 +110,40 @@ async def relay(exchange: Exchange, attempt: Attempt, upstream: aiohttp.ClientRe
 async def _relay_error(
     exchange: Exchange, attempt: Attempt, upstream: aiohttp.ClientResponse
 ) -> GatewayResponse:
-    """Upstream's refusal as it came. Its status is the proof that nothing was billed."""
+    """Upstream's refusal as it came. It is proof that nothing was billed if the API itself wrote it: what
+    stands in front of the API can give up on a request (504, 524) that the API goes on with and bills."""
     status = upstream.status
-    attempt.void(f"upstream answered {status} before any output", status=status, reason="upstream_error")
+    is_proof = status < 500 or status == OVERLOADED
+    proof = f"upstream answered {status} before any output"
+    if is_proof:
+        attempt.void(proof, status=status, reason="upstream_error")
     headers = response_headers(exchange, upstream)
     try:
         body = await read_body(upstream, REPLY_BYTES_MAX)
     except (Lost, TimedOut):
+        body = None
+    if not is_proof and _is_envelope(body, upstream.headers.get("content-encoding", "").lower()):
+        attempt.void(proof, status=status, reason="upstream_error")
+    elif not is_proof:
+        charge = attempt.promise.full_hold(f"outcome unknown: {status} without the API's error envelope")
+        attempt.charge(charge, outcome=Outcome.FAILED, status=status, reason="upstream_error_unproven")
+    if body is None:
         return envelope(
             Refusal(status, "api_error", "upstream_error", f"The Claude API answered {status} and no more."),
             str(exchange.id),
         )
     headers.append((b"content-length", b"%d" % len(body)))
     return GatewayResponse(status, headers, body)
+
+
+def _is_envelope(body: bytes | None, content_encoding: str) -> bool:
+    """Whether a body is the API's own `{"type": "error", "error": {"type": …}}`."""
+    try:
+        opener = decompressor(content_encoding)
+        plain = opener.decompress(body or b"") if opener else body or b""
+        return _decode_envelope(plain).error.type != ""
+    except (UnreadableEncoding, msgspec.DecodeError, zlib.error):
+        return False
 
 
 async def _relay_message(

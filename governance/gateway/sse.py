@@ -45,9 +45,9 @@ class StreamTap:
         "_inflate",
         "content_bytes",
         "error",
+        "hides_output",
         "stop_reason",
         "stopped",
-        "thinking",
         "unreadable",
         "usage",
     )
@@ -55,9 +55,10 @@ class StreamTap:
     def __init__(self, content_encoding: str = "") -> None:
         self.usage = UsageTap()
         self.content_bytes = 0
-        """Bytes of events that carry content: no fewer than the tokens in them."""
-        self.thinking = False
-        """A thinking block may have been seen. What it hides was generated too."""
+        """Bytes of complete events that carry content."""
+        self.hides_output = False
+        """A block may have been seen that upstream writes before it sends: thinking, or a tool's input,
+        which comes in whole values. What is not seen of it was generated too."""
         self.stop_reason: str | None = None
         self.stopped = False
         """message_stop was seen: the reply is complete."""
@@ -70,6 +71,11 @@ class StreamTap:
             self._inflate = decompressor(content_encoding)
         except UnreadableEncoding as error:
             self.unreadable = str(error)
+
+    @property
+    def bytes_seen(self) -> int:
+        """Of content, the event that is not complete yet included: no fewer than the tokens in them."""
+        return self.content_bytes + len(self._buffer)
 
     @property
     def between_events(self) -> bool:
@@ -106,8 +112,8 @@ class StreamTap:
 
     def _count(self, events: bytes) -> None:
         self.content_bytes += len(events)
-        if not self.thinking and b"thinking" in events:
-            self.thinking = True
+        if not self.hides_output and (b"thinking" in events or b"tool_use" in events):
+            self.hides_output = True
 
     def _read(self, events: bytes) -> None:
         if b"\r" in events:

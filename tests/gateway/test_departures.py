@@ -3,6 +3,7 @@
 import json
 import socket
 import time
+from base64 import b64encode
 from typing import Any
 
 import httpx2
@@ -10,6 +11,8 @@ import pytest
 
 from tests.gateway.asking import ASK, assert_refused, post, script
 from tests.harness import Account, Stack, start_stack, wait_until
+
+ENVELOPE = b'{"type": "error", "error": {"type": "api_error", "message": "Internal server error"}}'
 
 
 def send_raw(stack: Stack, account: Account, ask: dict[str, Any], headers: dict[str, str]) -> socket.socket:
@@ -193,6 +196,31 @@ def test_a_stream_that_ends_before_message_start_is_charged_in_full(stack: Stack
         post(stack, account, {**ASK, "stream": True}, headers=script(fault={"close_after_bytes": 30}))
     account.wait_for_calls(1)
     assert account.entries()[0].basis == "full_hold"
+
+
+@pytest.mark.parametrize("status", [502, 504, 524])
+def test_a_server_error_that_the_api_did_not_write_is_relayed_and_charged_in_full(
+    stack: Stack, account: Account, status: int
+) -> None:
+    page = b"<html>gateway time-out</html>"
+    headers = script(raw_status=status, raw_body_b64=b64encode(page).decode(), raw_content_type="text/html")
+    response = post(stack, account, headers=headers)
+    assert (response.status_code, response.content) == (status, page)
+    (call,) = account.wait_for_calls(1)
+    (entry,) = account.entries()
+    assert (call.outcome, call.reason, entry.basis) == ("failed", "upstream_error_unproven", "full_hold")
+    assert entry.amount_nanos == entry.held_nanos > 0
+
+
+@pytest.mark.parametrize(("status", "body"), [(429, b""), (529, b""), (500, ENVELOPE), (504, ENVELOPE)])
+def test_an_error_that_proves_that_nothing_was_billed_costs_nothing(
+    stack: Stack, account: Account, status: int, body: bytes
+) -> None:
+    headers = script(raw_status=status, raw_body_b64=b64encode(body).decode())
+    response = post(stack, account, headers=headers)
+    assert (response.status_code, response.content) == (status, body)
+    (call,) = account.wait_for_calls(1)
+    assert (call.outcome, call.reason, account.entries()[0].kind) == ("failed", "upstream_error", "void")
 
 
 def test_a_redirect_is_not_followed(stack: Stack, account: Account) -> None:

@@ -107,9 +107,22 @@ def test_content_is_counted_at_no_less_than_its_bytes() -> None:
     for at in range(0, len(STREAM), 11):
         tap.feed(STREAM[at : at + 11])
     assert tap.content_bytes >= len(b"an error? event: message_delta 0") * 5
-    assert not tap.thinking
+    assert not tap.hides_output
     tap.feed(event("content_block_start", '{"content_block":{"type":"thinking","thinking":""}}'))
-    assert tap.thinking
+    assert tap.hides_output
+
+
+@pytest.mark.parametrize("kind", ["tool_use", "server_tool_use"])
+def test_a_tools_input_may_be_generated_long_before_it_is_sent(kind: str) -> None:
+    tap = StreamTap()
+    tap.feed(event("content_block_start", f'{{"content_block":{{"type":"{kind}","name":"search"}}}}'))
+    assert tap.hides_output
+
+
+def test_half_an_event_counts_as_content() -> None:
+    tap = StreamTap()
+    tap.feed(event("content_block_delta", DELTA)[:-2] + b"x" * 5000)
+    assert tap.bytes_seen > 5000
 
 
 def test_half_an_event_is_no_place_for_an_event_of_ours() -> None:
