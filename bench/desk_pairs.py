@@ -53,7 +53,7 @@ async def _measure(callers: int, seconds: float) -> dict[str, float]:
             call_id = uuid7()
             memo = make_memo(
                 call_id=call_id, key_id=7, team_id=None, endpoint=_ENDPOINT, requested_model=_MODEL,
-                stream=False, max_tokens=512, tags={}, end_user=None, session=None, credential_id=None,
+                stream=False, tags={}, end_user=None, session=None, credential_id=None,
                 bound="bounded", list_nanos=_HELD_NANOS,
             )  # fmt: skip
             hold = PlaceHold(uuid7(), _TENANT_ID, period_ids, _HELD_NANOS, 1, memo)

@@ -87,7 +87,6 @@ def _memo(exchange: Exchange, promise: Promise) -> str:
         endpoint=exchange.endpoint,
         requested_model=exchange.requested_model,
         stream=request.stream,
-        max_tokens=promise.max_tokens,
         tags=exchange.tags,
         end_user=exchange.end_user,
         session=exchange.session,

@@ -35,7 +35,7 @@ def worst_case(exchange: Exchange) -> Promise:
     features = unbounded_features(request)
     if features:
         _check_allowed(exchange, features)
-        bound = InputBound(window * bound.passes_max, bound.passes_max, bound.web_searches_max, features)
+        bound = InputBound(window * bound.passes_max, bound.passes_max, bound.web_searches_max)
         exchange.bound = "unbounded"
     elif facts is None or request.unknown_fields:
         exchange.bound = "assumed"

@@ -1,7 +1,8 @@
 """Every refusal is a value: status, type, machine reason, sentence. On the wire it is Anthropic's envelope.
 
     CallRefused            raised with a Refusal wherever the path ends without an answer from upstream
-    └─ caught once, in views.LeanAPIView, which records it where a tenant is known and counts it always
+    └─ caught in views.py (in asgi.py for what has no view); Gateway.refuse records it where a tenant is known
+       and counts it always
 
 What upstream refuses is not here: its envelope is relayed as it came (relay.py).
 """

@@ -98,12 +98,10 @@ async def relay_free(exchange: Exchange) -> GatewayResponse:
             headers=[*exchange.inbound.forward, *key.tenant.upstream_headers],
         )
         body = await read_body(upstream, relay.REPLY_BYTES_MAX)
-    except NotReached:
+    except (NotReached, Lost):
         raise CallRefused(errors.UPSTREAM_UNREACHABLE) from None
     except TimedOut:
         raise CallRefused(errors.UPSTREAM_NO_ANSWER) from None
-    except Lost:
-        raise CallRefused(errors.UPSTREAM_UNREACHABLE) from None
     outcome = Outcome.SERVED if upstream.status < 400 else Outcome.FAILED
     reason = "served" if upstream.status < 400 else "upstream_error"
     exchange.first_byte_ms = exchange.elapsed_ms()

@@ -36,12 +36,11 @@ _SERVER_TOOLS = ("web_search_", "web_fetch_")
 
 @dataclass(frozen=True, slots=True)
 class InputBound:
-    """`tokens_max` over all `passes_max` sampling passes; `reasons` say how it came about."""
+    """`tokens_max` is over all `passes_max` sampling passes."""
 
     tokens_max: int
     passes_max: int
     web_searches_max: int
-    reasons: tuple[str, ...]
 
 
 def input_bound(request: Request, context_window_tokens: int) -> InputBound:
@@ -56,21 +55,14 @@ def input_bound(request: Request, context_window_tokens: int) -> InputBound:
         passes += uses
         if _tool_type(tool).startswith("web_search_"):
             searches += uses
-    reasons = ["text"]
     tokens = BASE_TOKENS + len(request.body) + _growth_bytes(request) + _tool_tokens(request)
     for media in request.media:
-        found = _media_tokens(media, request.model)
-        if found is None:
-            reasons.append(f"context_window:{media.kind or 'source'}")
-            tokens += context_window_tokens
-        else:
-            tokens += found[0]
-            reasons.append(found[1])
+        media_tokens = _media_tokens(media, request.model)
+        tokens += context_window_tokens if media_tokens is None else media_tokens
     if server_tools:
-        reasons.append(f"passes:{passes}")
         tokens = context_window_tokens  # each pass reads what the tools brought
     tokens = max(0, min(tokens, context_window_tokens))
-    return InputBound(tokens * passes, passes, searches, _once(reasons))
+    return InputBound(tokens * passes, passes, searches)
 
 
 def unbounded_features(request: Request) -> tuple[str, ...]:
@@ -199,21 +191,21 @@ def _uses_max(tool: Fields) -> int | None:
 
 
 # --- Media --------------------------------------------------------------------------------------
-def _media_tokens(media: Media, model: str) -> tuple[int, str] | None:
-    """Tokens to add to the body's bytes (may be below zero: base64 is no text), and why; or None."""
+def _media_tokens(media: Media, model: str) -> int | None:
+    """Tokens to add to the body's bytes (may be below zero: base64 is no text); None where none can tell."""
     if media.source is None:
-        return (0, "text") if media.kind == "search_result" else None  # its source is a plain link
+        return 0 if media.kind == "search_result" else None  # its source is a plain link
     source_type = _text(media.source, "type")
     if source_type in ("text", "content"):
-        return 0, "text"
+        return 0
     if source_type != "base64":
         return None
     data = media.source.get("data", ABSENT)
     image_tokens = OLDER_IMAGE_TOKENS_MAX if _OLDER_MODEL.match(model) else IMAGE_TOKENS_MAX
     if media.kind == "image":
-        return image_tokens - len(data), "images"
+        return image_tokens - len(data)
     pages = _pdf_pages(data) if _text(media.source, "media_type") == "application/pdf" else None
-    return None if pages is None else (pages * (PAGE_TEXT_TOKENS + image_tokens) - len(data), "pdf_pages")
+    return None if pages is None else pages * (PAGE_TEXT_TOKENS + image_tokens) - len(data)
 
 
 _PAGE = re.compile(rb"/Type\s*/Page(?![A-Za-z])")

@@ -102,7 +102,7 @@ class Purse:
 def a_memo(tag: str = "x") -> str:
     return make_memo(
         call_id=uuid7(), key_id=7, team_id=None, endpoint="messages", requested_model="claude-haiku-5-5",
-        stream=False, max_tokens=10, tags={"t": tag}, end_user=None, session=None, credential_id=None,
+        stream=False, tags={"t": tag}, end_user=None, session=None, credential_id=None,
         bound="bounded", list_nanos=5,
     )  # fmt: skip
 
