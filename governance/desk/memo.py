@@ -1,6 +1,6 @@
 """What a hold remembers, so that someone else can write its call when its worker is gone.
 
-A memo is JSON text of about 1 KB at most; tags that would not fit are left out and counted.
+A memo is JSON text of about 1 KB, of 2 KB at the worst; tags that would not fit are left out and counted.
 """
 
 from typing import Any
