@@ -13,9 +13,10 @@ from typing import Any
 from uuid import UUID
 
 import psycopg
+from psycopg.pq.abc import PGresult
 
 from governance.calls.records import CallRecord, ColumnType
-from governance.desk import statements
+from governance.desk import statements, wire
 from governance.desk.arrays import ARRAY_OF, BigintArray, PackedArray, TextArray, UuidArray
 from governance.desk.items import Held, PlaceHold, Refused, Settlement, Shrink
 
@@ -55,7 +56,7 @@ class Written:
 
 @dataclass(slots=True)
 class _Packed:
-    """A batch ready to travel."""
+    """A batch ready to travel: everything is packed before the first byte leaves."""
 
     locked_periods: PackedArray
     settle: list[PackedArray] | None
@@ -72,42 +73,47 @@ async def write(connection: RawConnection, lease: Lease, batch: Batch) -> Writte
     """
     packed = _pack(batch)
     lease.batch += 1
-    resolved = shrunk = answers = None
-    async with connection.pipeline():
-        try:
-            await _send(
-                connection,
-                statements.OPEN_BATCH,
-                [lease.id, lease.epoch, lease.batch, packed.locked_periods],
-            )
-            if packed.settle:
-                resolved = await _send(connection, statements.SETTLE, packed.settle)
-            if packed.shrink:
-                shrunk = await _send(connection, statements.SHRINK, [*packed.shrink, lease.id])
-            if packed.record:
-                await _send(connection, statements.RECORD, packed.record)
-            if packed.admit:
-                answers = await _send(connection, statements.ADMIT, [*packed.admit, lease.id])
-        except BaseException:
-            connection.pgconn.finish()  # or leaving the pipeline would sync, and commit half a batch
-            raise
+    calls: list[wire.Call] = [
+        (b"open_batch", [lease.id, lease.epoch, lease.batch, packed.locked_periods]),
+    ]
+    if packed.settle:
+        calls.append((b"settle", packed.settle))
+    if packed.shrink:
+        calls.append((b"shrink", [*packed.shrink, lease.id]))
+    if packed.record:
+        calls.append((b"record", packed.record))
+    if packed.admit:
+        calls.append((b"admit", [*packed.admit, lease.id]))
+    results = await wire.run(connection.pgconn, calls)
+    answers = dict(zip((name for name, _ in calls), results, strict=True))
     return Written(
-        {row[0] for row in await resolved.fetchall()} if resolved else set(),
-        {row[0] for row in await shrunk.fetchall()} if shrunk else set(),
-        _answers(batch.holds, await answers.fetchall()) if answers else [],
+        _uuids(answers.get(b"settle")),
+        _uuids(answers.get(b"shrink")),
+        _answers(batch.holds, answers.get(b"admit")),
     )
 
 
-async def _send(
-    connection: RawConnection, sql: str, parameters: Sequence[Any]
-) -> psycopg.AsyncRawCursor[tuple[Any, ...]]:
-    cursor = psycopg.AsyncRawCursor(connection)
-    await cursor.execute(sql, parameters, prepare=True, binary=True)
-    return cursor
+def _uuids(result: PGresult | None) -> set[UUID]:
+    if result is None:
+        return set()
+    values = (result.get_value(row, 0) for row in range(result.ntuples))
+    return {UUID(bytes=value) for value in values if value is not None}
 
 
-def _answers(holds: Sequence[PlaceHold], rows: Sequence[tuple[Any, ...]]) -> list[Held | Refused]:
-    return [Held(hold.id) if row[0] is None else Refused(*row) for hold, row in zip(holds, rows, strict=True)]
+def _answers(holds: Sequence[PlaceHold], result: PGresult | None) -> list[Held | Refused]:
+    """What desk_admit said of each hold, in their order."""
+    return [] if result is None else [_answer(hold, result, row) for row, hold in enumerate(holds)]
+
+
+def _answer(hold: PlaceHold, result: PGresult, row: int) -> Held | Refused:
+    refused_by = result.get_value(row, 0)
+    if refused_by is None:
+        return Held(hold.id)
+    limit_nanos, spent_nanos, held_nanos = (
+        wire.bigint(result.get_value(row, column)) for column in (1, 2, 3)
+    )
+    closed = result.get_value(row, 4) == b"\x01"
+    return Refused(wire.bigint(refused_by), limit_nanos, spent_nanos, held_nanos, closed)
 
 
 def _pack(batch: Batch) -> _Packed:
