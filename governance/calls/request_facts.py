@@ -32,6 +32,7 @@ from governance.calls.keywords import keyword_scores
 SHAPE_VERSION = 1
 FINGERPRINT_BYTES = 8
 PIECES_MAX = 32  # fingerprints of each kind; of messages the newest, of everything else the first
+BUDGET_TOKENS_MAX = 10_000_000  # a thinking budget above this is none
 WORD_SAMPLE_BYTES = 1_024  # of each block; the rest is taken to be like it
 
 _ODD, _MASK = 0x9E37_79B9_7F4A_7C15, (1 << 64) - 1
@@ -302,25 +303,25 @@ def _settings(fields: Body) -> dict[str, Any]:
         found["stop"] = len(fields.stop_sequences)
     if fields.thinking:
         found["think"] = _one_of(fields.thinking.get("type"), _THINKING)
-        budget = _value(fields.thinking.get("budget_tokens"))
-        if isinstance(budget, int):
+        budget = _value(fields.thinking.get("budget_tokens"), int)
+        if budget is not None and 0 <= budget <= BUDGET_TOKENS_MAX:
             found["budget"] = budget
     if fields.output_config:
         if effort := fields.output_config.get("effort"):
             found["effort"] = _one_of(effort, _EFFORTS)
-        output_format = _value(fields.output_config.get("format"))
-        if isinstance(output_format, dict):
-            found["fmt"] = _one_of_text(output_format.get("type"), _FORMATS)
+        if output_format := _value(fields.output_config.get("format"), dict[str, Raw]):
+            found["fmt"] = _one_of(output_format.get("type"), _FORMATS)
     return found
 
 
-def _value(raw: Raw | None) -> Any:
-    return None if raw is None else msgspec.json.decode(raw)
+def _value[T](raw: Raw | None, kind: type[T]) -> T | None:
+    """None where it is missing or anything else: what the client sent there must never fail a call."""
+    try:
+        return None if raw is None else msgspec.json.decode(raw, type=kind)
+    except msgspec.DecodeError:
+        return None
 
 
 def _one_of(raw: Raw | None, known: set[str]) -> str:
-    return _one_of_text(_value(raw), known)
-
-
-def _one_of_text(value: Any, known: set[str]) -> str:
-    return value if isinstance(value, str) and value in known else "other"
+    value = _value(raw, str)
+    return value if value in known else "other"

@@ -1,7 +1,7 @@
 """A key's cap on output: lowers `max_tokens` in the client's own bytes, and nothing else in them.
 
 Claude Code asks for 128,000 tokens on every call; the cap is what keeps its holds small. The lowered value is
-put in place of the digits of the governing key, and the result is read again: it must govern.
+put in place of the digits of the top-level key, and the result is read again: it must govern.
 """
 
 import re
@@ -9,7 +9,8 @@ import re
 import msgspec
 
 from governance.gateway.errors import CallRefused, invalid
-from governance.gateway.request import Request, RequestRefused, is_given, read_request
+from governance.gateway.json_limits import STRING
+from governance.gateway.request import Request, is_given, read_request, value_of
 
 _MAX_TOKENS = re.compile(rb'"max_tokens"\s*:\s*(\d+)')
 
@@ -25,13 +26,8 @@ def capped(request: Request, cap: int) -> Request:
             f"This key allows at most {cap:,} output tokens, which must be more than thinking.budget_tokens "
             f"({thinking:,}). Lower the thinking budget, or ask your administrator for a higher cap.",
         )
-    for found in _MAX_TOKENS.finditer(request.body):
-        start, end = found.span(1)
-        body = b"%b%d%b" % (request.body[:start], cap, request.body[end:])
-        try:
-            lowered = read_request(body)
-        except RequestRefused:
-            continue
+    if digits := _governing_digits(request.body):
+        lowered = read_request(b"%b%d%b" % (request.body[: digits.start], cap, request.body[digits.stop :]))
         if lowered.max_tokens == cap:
             return lowered
     raise invalid(
@@ -41,14 +37,29 @@ def capped(request: Request, cap: int) -> Request:
     )
 
 
+def _governing_digits(body: bytes) -> slice | None:
+    """Where the value of the top-level `max_tokens` is; None where that key is spelled with escapes.
+
+    One pass. The key stands outside text wherever it is found, because text would escape its quotes.
+    """
+    depth = position = 0
+    for found in _MAX_TOKENS.finditer(body):
+        between = STRING.sub(b"", body[position : found.start()])
+        depth += between.count(b"{") + between.count(b"[") - between.count(b"}") - between.count(b"]")
+        if depth == 1:
+            return slice(*found.span(1))
+        position = found.end()
+    return None
+
+
 def _thinking_budget(request: Request) -> int:
     raw = (request.fields.thinking or {}).get("budget_tokens", msgspec.Raw())
     if not is_given(raw):
         return 0
-    try:
-        return msgspec.json.decode(raw, type=int)
-    except msgspec.ValidationError:
-        raise _wrong_budget() from None
+    budget = value_of(raw, int)
+    if budget is None:
+        raise _wrong_budget()
+    return budget
 
 
 def _wrong_budget() -> CallRefused:

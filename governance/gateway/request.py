@@ -8,15 +8,25 @@ nothing was dropped: no key given twice, no field that the shape does not know. 
 (pretty-printed, escaped, with new fields) is read once more, in full, and checked object by object.
 """
 
-import json
 import re
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta, Raw
 
-NESTING_MAX = 64  # containers inside each other, the body itself included
+from governance.gateway.json_limits import (
+    NESTING_MAX,
+    levels,
+    loads,
+    not_json,
+    refuse_if_deep,
+    refuse_many_parts,
+    too_deep,
+)
+from governance.gateway.request_refused import RequestRefused as RequestRefused
+from governance.gateway.request_refused import shape_refusal
+
 BLOCK_LEVELS_MAX = 5  # content blocks inside content blocks; the API itself has three
 MAX_TOKENS_MAX = 10_000_000  # far above any model's output; keeps worst cases inside 64 bits
 MODEL_CHARACTERS_MAX = 256
@@ -28,21 +38,6 @@ type CacheTtl = Literal["5m", "1h"] | None
 
 type Fields = dict[str, Raw]
 """A JSON object whose values are left as raw bytes."""
-
-
-class RequestRefused(Exception):
-    """The body cannot be served: a 400 in Anthropic's error envelope.
-
-    `sentence` is the error's message; `param` is the path of the field at fault, or None.
-    """
-
-    status = 400
-    error_type = "invalid_request_error"
-
-    def __init__(self, sentence: str, param: str | None = None) -> None:
-        super().__init__(sentence)
-        self.sentence = sentence
-        self.param = param
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):
@@ -133,11 +128,9 @@ _NO_RAW_FIELDS = (ABSENT,) * len(Body.__struct_fields__[_RAW_FIELDS])
 _decode_body = msgspec.json.Decoder(Body).decode
 _decode_fields = msgspec.json.Decoder(Fields).decode
 _decode_blocks = msgspec.json.Decoder(list[Fields]).decode
-_decode_anything = msgspec.json.Decoder(float_hook=float).decode  # 1e999 is not our concern
 _encode = msgspec.json.Encoder().encode
 
 _ESCAPED_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
-_QUOTE = ord('"')
 # A value sits at most five containers deep and needs two bytes for each further level: under this
 # size it cannot be too deep.
 _SHORT_BYTES = 2 * (NESTING_MAX - 5)
@@ -145,6 +138,7 @@ _SHORT_BYTES = 2 * (NESTING_MAX - 5)
 
 def read_request(body: bytes) -> Request:
     """The request in `body`; raises RequestRefused with the sentence to answer."""
+    refuse_many_parts(body)
     fields = _decode(body)
     is_ascii = body.isascii()
     if not is_ascii:
@@ -156,12 +150,13 @@ def read_request(body: bytes) -> Request:
     has_unicode_escapes = b"\\" in body and body.rfind(b"\\u") >= 0
     if has_unicode_escapes and _ESCAPED_NUL.search(body):
         raise RequestRefused("The request body contains a NUL character (\\u0000). Remove it.")
-    survey = _Survey()
     unknown_fields: tuple[str, ...] = ()
-    if len(_encode(fields)) == len(body):
+    is_known_shape = len(_encode(fields)) == len(body)
+    if is_known_shape:
         _refuse_deep_fields(fields)
     else:
         unknown_fields = _read_in_full(body)
+    survey = _Survey(was_read_in_full=not is_known_shape)
     survey.read(fields)
     return Request(
         body,
@@ -175,6 +170,14 @@ def read_request(body: bytes) -> Request:
     )
 
 
+def value_of[T](raw: Raw, kind: type[T]) -> T | None:
+    """The raw value decoded; None where it is missing, null or not of that kind."""
+    try:
+        return msgspec.json.decode(raw, type=kind) if len(raw) else None
+    except msgspec.DecodeError:  # also what only a raw value may hold: 1e999, half a surrogate pair
+        return None
+
+
 def is_given(value: Raw) -> bool:
     """Whether a raw field is there and not null."""
     return len(value) > 0 and bytes(value) != b"null"
@@ -184,60 +187,47 @@ def _decode(body: bytes) -> Body:
     try:
         return _decode_body(body)
     except msgspec.ValidationError as error:
-        raise _shape_refusal(str(error)) from None
+        raise shape_refusal(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise RequestRefused(f"The request body is not valid JSON: {error}.") from None
+        raise not_json(error) from None
     except RecursionError:
-        raise _too_deep() from None
-
-
-def _too_deep() -> RequestRefused:
-    return RequestRefused(f"The request body nests deeper than {NESTING_MAX} levels.")
-
-
-_MISSING = re.compile(r"Object missing required field `(\w+)`(?: - at `\$\.?(.*)`)?$")
-_WRONG = re.compile(r"(.*) - at `\$\.?(.*)`$")
-_EXPECTED = {"str": "string", "int": "integer", "bool": "boolean", "array": "list", "object": "object"}
-
-
-def _shape_refusal(error: str) -> RequestRefused:
-    """msgspec's error in the words of the API: `max_tokens: Field required`."""
-    if missing := _MISSING.match(error):
-        field, parent = missing.groups()
-        path = _path(f"{parent}.{field}" if parent else field)
-        return RequestRefused(f"{path}: Field required", path)
-    wrong = _WRONG.match(error)
-    if wrong is None:
-        return RequestRefused("The request body must be a JSON object.")
-    problem, path = wrong[1], _path(wrong[2])
-    expected = re.match(r"Expected `([^`]+)`, got `(\w+)`", problem)
-    if expected is None:  # a range: "Expected `int` >= 0"
-        return RequestRefused(f"{path}: {problem}", path)
-    names = [_EXPECTED[name] for name in expected[1].split(" | ") if name in _EXPECTED]
-    return RequestRefused(f"{path}: Input should be a valid {' or '.join(names)}", path)
-
-
-def _path(msgspec_path: str) -> str:
-    """`messages[0].content` as the API writes it: `messages.0.content`."""
-    return msgspec_path.replace("[", ".").replace("]", "").strip(".")
+        raise too_deep() from None
 
 
 def _user_id(metadata: Fields | None) -> str | None:
     raw = metadata.get("user_id", ABSENT) if metadata else ABSENT
     if not is_given(raw):
         return None
-    try:
-        return msgspec.json.decode(raw, type=str)
-    except msgspec.ValidationError:
+    user_id = value_of(raw, str)
+    if user_id is None:
         path = "metadata.user_id"
-        raise RequestRefused(f"{path}: Input should be a valid string", path) from None
+        raise RequestRefused(f"{path}: Input should be a valid string", path)
+    return user_id
 
 
 # --- What the blocks say about the price: media and the prompt cache ----------------------------
+_PLAIN_NAMES = frozenset(
+    {"type", "text", "id", "name", "tool_use_id", "is_error", "thinking", "signature", "citations"}
+)
+_TOOL_CALLS = frozenset({b'"tool_use"', b'"server_tool_use"', b'"mcp_tool_use"'})
+_NAMES_A_RESULT = frozenset(  # Claude was given these before; their address is not read again
+    {
+        b'"web_search_result"',
+        b'"web_fetch_result"',
+        b'"code_execution_output"',
+        b'"bash_code_execution_output"',
+    }
+)
+_FAR_AWAY = (b'"source"', b'"url"', b'"file_id"', b"\\u")  # an escape may spell any of the others
+
+
 class _Survey:
-    def __init__(self) -> None:
+    """Collects from every content block; what it cannot follow counts as the dearest it could be."""
+
+    def __init__(self, *, was_read_in_full: bool) -> None:
         self.media: list[Media] = []
         self.cache_ttl: CacheTtl = None
+        self._was_read_in_full = was_read_in_full
 
     def read(self, fields: Body) -> None:
         if fields.cache_control:
@@ -253,55 +243,79 @@ class _Survey:
 
     def _read_blocks(self, blocks: Iterable[Fields], level: int = 1) -> None:
         for block in blocks:
-            if "cache_control" in block:
-                self._see_cache_control(block["cache_control"])
-            if "source" in block:
-                self._see_source(block, level)
-            if "content" in block:
-                self._read_nested(block["content"], level)
+            for name, value in block.items():
+                if name not in _PLAIN_NAMES:
+                    self._read_value(block, name, value, level)
+
+    def _read_value(self, block: Fields, name: str, value: Raw, level: int) -> None:
+        kind = bytes(block.get("type", ABSENT))
+        if name == "content":
+            self._read_nested(value, level)
+        elif name == "cache_control":
+            self._see_cache_control(value)
+        elif name == "source":
+            self._see_source(block, level)
+        elif name in ("url", "file_id"):
+            if kind not in _NAMES_A_RESULT and is_given(value):
+                self.media.append(Media(block_type(block), None))
+        elif not (name == "input" and kind in _TOOL_CALLS):
+            self._see_unknown(block, bytes(value))
+
+    def _see_unknown(self, block: Fields, text: bytes) -> None:
+        if text[:1] not in (b"{", b"["):
+            return
+        if any(mark in text for mark in _FAR_AWAY):
+            self.media.append(Media(block_type(block), None))
+        if b'"cache_control"' in text or b"\\u" in text:
+            self._see_cache_control(Raw(text))
 
     def _see_cache_control(self, raw: Raw) -> None:
         if not is_given(raw):
             return
         text = bytes(raw)
         # Anything that is not plainly the short lifetime counts as the long one.
-        long = b"1h" in text or b"\\" in text
-        self.cache_ttl = "1h" if long or self.cache_ttl == "1h" else "5m"
+        is_short = b"\\" not in text and b"1h" not in text and (b'"ttl"' not in text or b'"5m"' in text)
+        if not is_short:
+            self.cache_ttl = "1h"
+        elif self.cache_ttl is None:
+            self.cache_ttl = "5m"
 
     def _see_source(self, block: Fields, level: int) -> None:
-        kind = block_type(block)
         source = block["source"]
-        is_object = bytes(source)[:1] == b"{"
-        self.media.append(Media(kind, _decode_part(_decode_fields, source) if is_object else None))
-        if is_object and (nested := self.media[-1].source):
-            self._read_nested(nested.get("content", ABSENT), level)
+        if bytes(source)[:1] != b"{":
+            self.media.append(Media(block_type(block), None))
+            return
+        inside = self._decode_part(_decode_fields, source)
+        self.media.append(Media(block_type(block), inside))
+        self._read_nested(inside.get("content", ABSENT), level)
 
     def _read_nested(self, content: Raw, level: int) -> None:
-        if bytes(content)[:1] != b"[":
+        first = bytes(content)[:1]
+        if first not in (b"[", b"{"):
             return
         if level == BLOCK_LEVELS_MAX:
             raise RequestRefused(f"Content blocks nest deeper than {BLOCK_LEVELS_MAX} levels.")
-        self._read_blocks(_decode_part(_decode_blocks, content), level + 1)
+        if first == b"[":
+            self._read_blocks(self._decode_part(_decode_blocks, content), level + 1)
+        else:
+            self._read_blocks((self._decode_part(_decode_fields, content),), level + 1)
+
+    def _decode_part[T](self, decode: Callable[[Raw], T], raw: Raw) -> T:
+        """A part that was left raw, decoded one level; refused where a key in it is given twice."""
+        try:
+            part = decode(raw)
+        except msgspec.ValidationError as error:
+            raise shape_refusal(str(error)) from None
+        except msgspec.DecodeError as error:
+            raise not_json(error) from None
+        if not self._was_read_in_full and len(_encode(part)) != len(raw):
+            loads(bytes(raw))
+        return part
 
 
 def block_type(block: Fields) -> str:
     """The block's `type`, or "" where it is missing or not a string."""
-    raw = block.get("type", ABSENT)
-    try:
-        return msgspec.json.decode(raw, type=str) if len(raw) else ""
-    except msgspec.ValidationError:
-        return ""
-
-
-def _decode_part[T](decode: Callable[[Raw], T], raw: Raw) -> T:
-    """A part that was left raw, decoded one level; refused where a key in it is given twice."""
-    try:
-        part = decode(raw)
-    except msgspec.ValidationError as error:
-        raise _shape_refusal(str(error)) from None
-    if len(_encode(part)) != len(raw):
-        json.loads(bytes(raw), object_pairs_hook=_without_repeats)
-    return part
+    return value_of(block.get("type", ABSENT), str) or ""
 
 
 # --- A body of the known shape: only raw values can still nest too deeply -----------------------
@@ -311,7 +325,7 @@ def _refuse_deep_fields(fields: Body) -> None:
     if raw_values != _NO_RAW_FIELDS:
         for value in raw_values:
             if len(value) >= _SHORT_BYTES:
-                _refuse_if_deep(value, levels_above=1)
+                refuse_if_deep(value, levels_above=1)
     for given in values[_OBJECT_FIELDS]:
         if given:
             _refuse_deep_values(given, levels_above=2)
@@ -328,57 +342,18 @@ def _refuse_deep_fields(fields: Body) -> None:
 def _refuse_deep_values(given: Fields, levels_above: int) -> None:
     for value in given.values():
         if len(value) >= _SHORT_BYTES:
-            _refuse_if_deep(value, levels_above)
-
-
-def _refuse_if_deep(value: Raw, levels_above: int) -> None:
-    text = bytes(value)
-    levels_max = NESTING_MAX - levels_above
-    if text[0] == _QUOTE or text.count(b"{") + text.count(b"[") <= levels_max:
-        return
-    try:
-        if _levels(_decode_anything(text)) > levels_max:
-            raise _too_deep()
-    except RecursionError:
-        raise _too_deep() from None
-
-
-def _levels(value: Any) -> int:
-    """How many containers sit inside each other: 0 for a plain value."""
-    count = 0
-    layer = [value] if isinstance(value, (dict, list)) else []
-    while layer:
-        count += 1
-        layer = [
-            inner
-            for outer in layer
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-            if isinstance(inner, (dict, list))
-        ]
-    return count
+            refuse_if_deep(value, levels_above)
 
 
 # --- Any other body: every object, key by key ---------------------------------------------------
 def _read_in_full(body: bytes) -> tuple[str, ...]:
     """Refuses a key given twice and deep nesting anywhere; returns the unknown top-level names."""
-    try:
-        whole = json.loads(body.decode(), object_pairs_hook=_without_repeats)
-    except RecursionError:
-        raise _too_deep() from None
-    if _levels(whole) > NESTING_MAX:
-        raise _too_deep()
+    whole = loads(body)
+    if levels(whole) > NESTING_MAX:
+        raise too_deep()
     unknown = sorted(whole.keys() - KNOWN_FIELDS)
     for name in unknown:
         known = name.casefold()
         if known in KNOWN_FIELDS:
             raise RequestRefused(f"Spell {name!r} as {known!r}: some readers would take it for that.", known)
     return tuple(name[:64] for name in unknown[:UNKNOWN_FIELDS_MAX])
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    given = dict(pairs)
-    if len(given) < len(pairs):
-        names = [name for name, _ in pairs]
-        repeated = next(name for name in given if names.count(name) > 1)[:64]
-        raise RequestRefused(f"{repeated}: given twice in one object. Send it once.", repeated)
-    return given

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from governance.gateway.request import NESTING_MAX, Request, RequestRefused, read_request
+from governance.gateway.json_limits import NESTING_MAX
+from governance.gateway.request import Request, RequestRefused, read_request
 
 HELLO = {"model": "claude-opus-5-5", "max_tokens": 100, "messages": [{"role": "user", "content": "Hello"}]}
 
