@@ -37,9 +37,9 @@ def set_budget(
 ) -> Budget:
     """Create the budget of that scope and period, or change its limit. Writes an audit event.
 
-    `ref` is the team's or key's id, "" for the tenant. A budget on a key holds for every key of its
-    lineage. BudgetRefused for a team or key of another tenant, and for what would leave the tenant
-    without its hard budget.
+    `ref` is the id of the team's or key's row, "" for the tenant. A budget on a key holds for every key
+    of its lineage. BudgetRefused for a team or key of another tenant, for a limit below zero, and for
+    another time zone than the budget has.
     """
     if limit_nanos < 0:
         raise BudgetRefused("A limit cannot be below zero; 0 lets nothing through.")
@@ -114,16 +114,13 @@ def _check_target(tenant: Tenant, scope: str, ref: str) -> tuple[str, str]:
         return "", tenant.name
     if scope == Scope.TEAM:
         team = Team.objects.filter(tenant=tenant, pk=ref).first() if ref.isdigit() else None
-        team = team or Team.objects.filter(tenant=tenant, slug=ref).first()
         if team is None:
-            raise BudgetRefused(f"{tenant.name} has no team “{ref}”; create it first.")
+            raise BudgetRefused(f"{tenant.name} has no team with the id “{ref}”; create it first.")
         return str(team.pk), team.name
     if scope == Scope.KEY:
-        key = ApiKey.objects.filter(tenant=tenant, public_id=ref).first()
-        if key is None and ref.isdigit():
-            key = ApiKey.objects.filter(tenant=tenant, pk=ref).first()
+        key = ApiKey.objects.filter(tenant=tenant, pk=ref).first() if ref.isdigit() else None
         if key is None:
-            raise BudgetRefused(f"{tenant.name} has no key “{ref}”; issue it first.")
+            raise BudgetRefused(f"{tenant.name} has no key with the id “{ref}”; issue it first.")
         return str(key.lineage_id), key.name
     raise BudgetRefused(f"Budgets on a {scope} cannot be set yet; use tenant, team or key.")
 

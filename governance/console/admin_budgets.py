@@ -31,9 +31,6 @@ PERIODS_SHOWN = 24
 FIXED = ["tenant", "applies_to", "period", "time_zone"]
 TERMS = ["enforcement", "name", "alerts"]
 CHANGEABLE = ["limit_usd", "name", "alerts"]
-OFFERED_PERIODS = [
-    (kind.value, kind.label) for kind in (PeriodKind.DAY, PeriodKind.WEEK, PeriodKind.MONTH, PeriodKind.TOTAL)
-]
 
 
 class BudgetForm(ModelForm):
@@ -48,7 +45,7 @@ class BudgetForm(ModelForm):
     key: Any = forms.ModelChoiceField(
         label="API key", queryset=None, required=False, widget=UnfoldAdminSelectWidget
     )
-    period = forms.ChoiceField(choices=OFFERED_PERIODS, initial="month", widget=UnfoldAdminSelectWidget)
+    period = forms.ChoiceField(choices=PeriodKind.choices, initial="month", widget=UnfoldAdminSelectWidget)
     limit_usd = UsdField(label="Limit (USD)", help_text="In force as soon as it is saved.")
     alerts = forms.CharField(
         label="Alert at (percent)",

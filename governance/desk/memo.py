@@ -95,6 +95,8 @@ def charge_of_orphan(
     attempt.cost_nanos = call.cost_nanos = amount_nanos
     attempt.list_nanos = call.list_nanos = max(int(memo.get("list", 0)), 0)
     attempt.error = "the worker died before the outcome was known"
+    if "tags_left_out" in memo:
+        call.decision = _encode({"tags_left_out": memo["tags_left_out"]}).decode()
     return Settlement.charge(
         hold_id=hold_id,
         basis=Basis.FULL_HOLD,

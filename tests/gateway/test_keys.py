@@ -101,6 +101,19 @@ def test_a_key_that_has_expired_is_refused(stack: Stack) -> None:
     assert account.wait_for_calls(2)[1].reason == "key_expired"
 
 
+def test_a_key_that_expires_while_its_request_arrives_is_refused(stack: Stack) -> None:
+    account = make_tenant(expires_at=datetime.now(UTC) + timedelta(seconds=1.5))
+    assert post(stack, account).status_code == 200  # in memory from here on
+
+    def slow_body() -> Iterator[bytes]:
+        body = json.dumps(ASK).encode()
+        yield body[:20]
+        time.sleep(1.6)
+        yield body[20:]
+
+    assert_refused(post(stack, account, slow_body()), 401, "authentication_error", "expired")
+
+
 def test_both_keys_work_while_a_rotation_overlaps(stack: Stack, account: Account) -> None:
     with platform_scope():
         successor = rotate_key(account.issued.key, overlap_seconds=60)
@@ -111,7 +124,7 @@ def test_both_keys_work_while_a_rotation_overlaps(stack: Stack, account: Account
 
 def test_a_rotated_key_stays_in_the_budget_of_its_predecessor(stack: Stack, account: Account) -> None:
     with platform_scope():
-        set_budget(account.tenant, scope="key", ref=account.issued.key.public_id, period="day", limit_nanos=1)
+        set_budget(account.tenant, scope="key", ref=str(account.issued.key.pk), period="day", limit_nanos=1)
         first = rotate_key(account.issued.key, overlap_seconds=60)
         second = rotate_key(first.key, overlap_seconds=0)
     refused = post(stack, Account(account.tenant, second))
@@ -159,6 +172,21 @@ def test_guessing_keys_is_slowed_down_and_costs_others_nothing(account: Account)
         assert post(stack, newcomer).status_code == 200
 
 
+def test_a_key_that_exists_is_found_while_somebody_guesses(account: Account) -> None:
+    with start_stack() as stack:
+        newcomer = make_tenant()
+        assert post(stack, account).status_code == 200
+        time.sleep(1)  # a new key is known to every worker by then
+        assert 429 in asyncio.run(guess(stack.url, 300))
+        assert post(stack, newcomer).status_code == 200
+        with platform_scope():
+            account.tenant.status_reason = "Edited."
+            account.tenant.save()
+        time.sleep(0.7)
+        assert 429 in asyncio.run(guess(stack.url, 300))
+        assert post(stack, account).status_code == 200
+
+
 def test_a_tenants_own_credential_is_used_and_rotation_drops_no_call(stack: Stack, account: Account) -> None:
     def upstream_key() -> str:
         """The twelve hex digits of the credential's digest that the simulator puts on its bill."""
@@ -170,7 +198,7 @@ def test_a_tenants_own_credential_is_used_and_rotation_drops_no_call(stack: Stac
         first = add_credential(account.tenant, "first", "sk-ant-first-" + "x" * 20)
         time.sleep(0.7)
         own = upstream_key()
-        add_credential(account.tenant, "second", "sk-ant-second-" + "x" * 20)
+        second = add_credential(account.tenant, "second", "sk-ant-second-" + "x" * 20)
         time.sleep(0.7)
         newer = upstream_key()
         disable_credential(first)
@@ -178,6 +206,8 @@ def test_a_tenants_own_credential_is_used_and_rotation_drops_no_call(stack: Stac
     assert len({operators, own, newer}) == 3
     assert upstream_key() == newer
     account.wait_for_calls(4)
+    used = [attempt.credential_id for attempt in account.attempts()]
+    assert used == [None, first.pk, second.pk, second.pk]
 
 
 def test_a_tenant_without_a_hard_budget_is_refused(stack: Stack) -> None:

@@ -44,7 +44,7 @@ class Storm:
                 set_budget(
                     account.tenant,
                     scope="key",
-                    ref=one.key.public_id,
+                    ref=str(one.key.pk),
                     period="day",
                     limit_nanos=15 * BOUND_NANOS,
                 )
