@@ -90,7 +90,7 @@ def _memo(exchange: Exchange, promise: Promise) -> str:
         tags=exchange.tags,
         end_user=exchange.end_user,
         session=exchange.session,
-        credential_id=None,
+        credential_id=key.tenant.credential_id,
         bound=exchange.bound or "bounded",
         list_nanos=promise.list_nanos,
     )

@@ -106,11 +106,12 @@ class GatewayHandler:
                 return
             try:
                 if response.stream is None:
-                    await _send_whole(response, send)
+                    _settle_soon(response)
+                    await _send_whole(exchange, response, send)
                 else:
                     await _send_stream(exchange, response, receive, send)
             finally:
-                if response.after is not None:
+                if response.stream is not None and response.after is not None:
                     response.after()
         finally:
             exchange.release()
@@ -137,31 +138,53 @@ def _settle_garbage_collection() -> None:
     gc.set_threshold(GC_ALLOCATIONS, 20, 20)
 
 
-async def _send_whole(response: GatewayResponse, send: Any) -> None:
-    await send(
-        {"type": "http.response.start", "status": response.status_code, "headers": response.wire_headers}
-    )
-    await send({"type": "http.response.body", "body": response.body})
+def _settle_soon(response: GatewayResponse) -> None:
+    """Settle a whole reply, read or not, in the loop's turn after the next: its bytes leave at the end of
+    this turn (http.py), and whoever reads them is not kept waiting."""
+    if response.after is not None:
+        loop = asyncio.get_running_loop()
+        loop.call_soon(loop.call_soon, response.after)
+
+
+async def _sent(exchange: Exchange, send: Any, message: Any) -> bool:
+    """False when the client does not read: it counts as gone then."""
+    try:
+        async with asyncio.timeout(exchange.gateway.limits.send_seconds_max):
+            await send(message)
+    except TimeoutError:
+        exchange.leave()
+        return False
+    return True
+
+
+async def _send_whole(exchange: Exchange, response: GatewayResponse, send: Any) -> None:
+    if await _sent(exchange, send, _start(response)):
+        await _sent(exchange, send, {"type": "http.response.body", "body": response.body})
+
+
+def _start(response: GatewayResponse) -> dict[str, Any]:
+    return {"type": "http.response.start", "status": response.status_code, "headers": response.wire_headers}
 
 
 async def _send_stream(exchange: Exchange, response: GatewayResponse, receive: Any, send: Any) -> None:
     """Write chunks as they come, and notice at once when the client leaves.
 
-    Leaving cancels nothing: it sets `client_left` and tells the stream, which ends by itself. So there is no
-    moment, not even while the response is finishing, in which a cancellation could hit the settling.
+    Leaving, or not reading for too long, cancels nothing: it sets `client_left` and tells the stream, which
+    ends by itself. So there is no moment, not even while the response is finishing, in which a cancellation
+    could hit the settling.
     """
     stream = response.stream
     assert stream is not None
     watcher = asyncio.ensure_future(receive())
     watcher.add_done_callback(lambda done: None if done.cancelled() else exchange.leave())
     try:
-        await send(
-            {"type": "http.response.start", "status": response.status_code, "headers": response.wire_headers}
-        )
+        reads = await _sent(exchange, send, _start(response))
         async for chunk in stream:
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        if response.complete:
-            await send({"type": "http.response.body"})
+            if reads:
+                message = {"type": "http.response.body", "body": chunk, "more_body": True}
+                reads = await _sent(exchange, send, message)
+        if reads and response.complete:
+            await _sent(exchange, send, {"type": "http.response.body"})
     finally:
         watcher.cancel()
 

@@ -88,9 +88,7 @@ class Attempt:
         )
         self.resolved = True
         for model in charge.unknown_models:
-            gateway.warn_once(
-                f"unknown model {model}", "No price is known for %s; the dearest is charged.", model
-            )
+            gateway.alerts.unknown("model", model[:128], self.exchange.key.tenant.id)
 
     def void(self, proof: str, *, status: int, reason: str) -> None:
         """Resolve the hold for nothing. `proof` says why nothing can have been billed."""
@@ -132,6 +130,7 @@ class Attempt:
             call_id=exchange.id,
             tenant_id=exchange.key.tenant.id,
             key_id=exchange.key.id,
+            credential_id=exchange.key.tenant.credential_id,
             held_nanos=self.promise.held_nanos,
             cost_nanos=charge.cost_nanos if charge else 0,
             list_nanos=charge.list_nanos if charge else 0,

@@ -78,6 +78,7 @@ def check_tenant(tenant: TenantSnapshot) -> None:
 async def check_again(key: KeySnapshot, credentials: Set[bytes], store: SnapshotStore) -> KeySnapshot:
     """The key as it stands now, for whoever has waited since it was found. CallRefused as above."""
     if store.fresh and store.key(key.public_id) is key:
+        check_live(key)  # nothing changed, but time went on
         return key
     key = await find_key(credentials, store)
     check_live(key)

@@ -73,13 +73,14 @@ class BodyBudget:
 async def read_body(
     receive: Receive, declared: int | None, *, bytes_max: int, seconds_max: float, take: Callable[[int], None]
 ) -> bytes:
-    """The body as sent. CallRefused 413 or 408; ClientLeft. `take` sees each size before it is kept."""
-    if declared is not None:
-        if declared > bytes_max:
-            raise CallRefused(_too_large(bytes_max, close=False))
-        take(declared)
+    """The body as sent. CallRefused 413 or 408; ClientLeft. `take` sees each size before it is kept.
+
+    What is declared and not sent takes no memory, so it reserves none.
+    """
+    if declared is not None and declared > bytes_max:
+        raise CallRefused(_too_large(bytes_max, close=False))
     parts: list[bytes] = []
-    size, reserved = 0, declared or 0
+    size = 0
     try:
         async with asyncio.timeout(seconds_max):
             while True:
@@ -90,9 +91,8 @@ async def read_body(
                 size += len(part)
                 if size > bytes_max:
                     raise CallRefused(_too_large(bytes_max, close=True))
-                if size > reserved:
-                    take(size - reserved)
-                    reserved = size
+                if part:
+                    take(len(part))
                 parts.append(part)
                 if not message.get("more_body"):
                     return parts[0] if len(parts) == 1 else b"".join(parts)

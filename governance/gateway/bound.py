@@ -3,6 +3,7 @@
 from governance.core.money import NANOS_MAX
 from governance.core.usage import Speed
 from governance.gateway import errors
+from governance.gateway.betas import KNOWN_BETAS
 from governance.gateway.charging import Promise
 from governance.gateway.errors import CallRefused, forbidden, invalid
 from governance.gateway.exchange import Exchange
@@ -13,6 +14,7 @@ from governance.pricing.book import PriceBook
 CONTEXT_WINDOW_TOKENS_MAX = 1_000_000
 """The window of a model that we do not know, or that a beta widens."""
 _WIDER_WINDOW = "context-1m"
+UNKNOWN_BETAS_MAX = 16  # of one request are alerted
 
 
 def worst_case(exchange: Exchange) -> Promise:
@@ -37,9 +39,8 @@ def worst_case(exchange: Exchange) -> Promise:
         _check_allowed(exchange, features)
         bound = InputBound(window * bound.passes_max, bound.passes_max, bound.web_searches_max)
         exchange.bound = "unbounded"
-    elif facts is None or request.unknown_fields:
+    elif _alerts(exchange, known_model=facts is not None):
         exchange.bound = "assumed"
-        _alert(exchange, known_model=facts is not None)
     else:
         exchange.bound = "bounded"
     held_nanos = _priced(key.tenant.book, exchange, bound)
@@ -91,11 +92,15 @@ def _check_allowed(exchange: Exchange, features: tuple[str, ...]) -> None:
         )
 
 
-def _alert(exchange: Exchange, *, known_model: bool) -> None:
-    """One log line per new name and process: somebody should teach us what it costs."""
-    request, warn = exchange.request, exchange.gateway.warn_once
+def _alerts(exchange: Exchange, *, known_model: bool) -> bool:
+    """Whether the request names what we do not know: somebody should teach us what it costs."""
+    request, tenant_id = exchange.request, exchange.key.tenant.id
+    unknown = exchange.gateway.alerts.unknown
+    betas = [beta for beta in exchange.inbound.beta if beta not in KNOWN_BETAS]
+    for beta in betas[:UNKNOWN_BETAS_MAX]:
+        unknown("beta", beta[:64], tenant_id)
     for name in request.unknown_fields:
-        warn(f"field {name}", "The body field %r is not known; worst cases with it are assumed.", name)
+        unknown("field", name, tenant_id)
     if not known_model:
-        model = request.model[:128]
-        warn(f"model {model}", "The model %r has no price; the dearest known is held and charged.", model)
+        unknown("model", request.model[:128], tenant_id)
+    return bool(betas or request.unknown_fields or not known_model)

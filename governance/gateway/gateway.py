@@ -19,6 +19,7 @@ from governance.desk.desk import Desk
 from governance.desk.items import Settlement
 from governance.desk.sweeper import Sweeper
 from governance.gateway import call_record
+from governance.gateway.alerts import Alerts
 from governance.gateway.body import BodyBudget
 from governance.gateway.errors import Refusal, envelope
 from governance.gateway.exchange import Exchange
@@ -46,6 +47,7 @@ class Limits:
     body_bytes_max: int
     body_seconds_max: float
     settle_backlog_max: int
+    send_seconds_max: float
 
 
 class Gateway:
@@ -70,7 +72,7 @@ class Gateway:
         self.periods = PeriodRows()
         self.headroom = Headroom()
         self.metrics = Metrics()
-        self._warned: set[str] = set()
+        self.alerts = Alerts()
         self._publisher: asyncio.Task[None] | None = None
 
     @classmethod
@@ -105,6 +107,7 @@ class Gateway:
                 settings.GATEWAY_BODY_BYTES_MAX,
                 settings.GATEWAY_BODY_SECONDS_MAX,
                 settings.GATEWAY_SETTLE_BACKLOG_MAX,
+                settings.GATEWAY_SEND_SECONDS_MAX,
             ),
         )
 
@@ -155,12 +158,6 @@ class Gateway:
         """Put the call's settlement on the desk, and count it."""
         self._watch(self.desk.settle(settlement))
         self.metrics.calls[call.outcome, call.reason] += 1
-
-    def warn_once(self, key: str, message: str, *arguments: object) -> None:
-        """Log what needs a person, once per process."""
-        if key not in self._warned and len(self._warned) < 1000:
-            self._warned.add(key)
-            log.warning(message, *arguments)
 
     def _watch(self, written: "asyncio.Future[bool]") -> None:
         written.add_done_callback(_log_unwritten)

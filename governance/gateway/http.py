@@ -2,7 +2,7 @@
 
 uvicorn writes the head and the body of a response apart, and uvloop sends each at once. A write that wakes
 the other side is the dearest thing that a small call does, so what is written within one turn of the event
-loop leaves together.
+loop leaves together. And a closed connection whose client does not read is dropped in the end.
 """
 
 import asyncio
@@ -10,13 +10,16 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+LINGER_SECONDS_MAX = 60
+"""How long a connection that is closed waits for its client to read the rest."""
+
 
 class JoiningTransport:
     """A transport that keeps what is written until the end of the loop's turn. The rest is the real one's."""
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
-        self._call_soon = loop.call_soon
+        self._call_soon, self._call_later = loop.call_soon, loop.call_later
         self._parts: list[bytes] = []
 
     def __getattr__(self, name: str) -> Any:
@@ -30,6 +33,8 @@ class JoiningTransport:
     def close(self) -> None:
         self._flush()
         self._transport.close()
+        if self._transport.get_write_buffer_size():
+            self._call_later(LINGER_SECONDS_MAX, self._transport.abort)
 
     def _flush(self) -> None:
         parts = self._parts

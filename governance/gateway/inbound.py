@@ -88,7 +88,7 @@ def _read(inbound: Inbound, name: bytes, value: bytes) -> None:
         case b"anthropic-version":
             inbound.version = _text(name, value)
         case b"anthropic-beta":
-            inbound.beta += [beta.strip() for beta in _text(name, value).split(",")]
+            inbound.beta += [beta.strip() for beta in _text(name, value).split(",") if beta.strip()]
         case b"x-claude-code-session-id":
             inbound.session = _text(name, value)[:_TEXT_LENGTH_MAX]
         case b"user-agent":

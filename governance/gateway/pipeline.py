@@ -9,9 +9,10 @@ from governance.gateway import admission, call_record, errors, facts, relay
 from governance.gateway.attempt import Attempt
 from governance.gateway.authentication import check_again
 from governance.gateway.bound import worst_case
-from governance.gateway.errors import CallRefused, envelope, forbidden, invalid
+from governance.gateway.errors import CallRefused, envelope, invalid
 from governance.gateway.exchange import Exchange
 from governance.gateway.inbound import merged_tags
+from governance.gateway.model_list import check_models, model_of_count, models_asked
 from governance.gateway.output_cap import capped
 from governance.gateway.request import RequestRefused, read_request
 from governance.gateway.responses import GatewayResponse
@@ -45,12 +46,8 @@ async def read(exchange: Exchange) -> None:
 def check_policies(exchange: Exchange) -> None:
     """The key's own rules: which models, how much output."""
     key, request = exchange.key, exchange.request
-    if key.allowed_models and request.model not in key.allowed_models:
-        raise forbidden(
-            "model_not_allowed",
-            f"This key may not use {request.model[:128]}. It may use "
-            f"{', '.join(sorted(key.allowed_models))}.",
-        )
+    if key.allowed_models:
+        check_models(key.allowed_models, models_asked(request))
     if key.max_output_tokens is not None and request.max_tokens > key.max_output_tokens:
         exchange.request = capped(request, key.max_output_tokens)
         exchange.decision["max_tokens"] = key.max_output_tokens
@@ -89,6 +86,8 @@ async def relay_free(exchange: Exchange) -> GatewayResponse:
     exchange.tags = merged_tags(exchange.inbound.tags, key.default_tags, ())
     if exchange.method == "POST":
         await exchange.read_body()
+        if key.allowed_models:
+            check_models(key.allowed_models, (model_of_count(exchange.body),))
     try:
         upstream = await exchange.gateway.upstream.send(
             exchange.method,

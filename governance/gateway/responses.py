@@ -10,7 +10,8 @@ type Headers = Sequence[tuple[bytes, bytes]]
 class GatewayResponse(HttpResponseBase):
     """A response whose headers are already wire bytes: either a whole `body`, or a `stream` of chunks.
 
-    `after` runs once the response has left or can no longer leave: settling a call keeps nobody waiting.
+    `after` settles the call and keeps nobody waiting: it runs once a stream has ended, and for a whole body
+    when it is being sent, however long the client takes to read it.
     A stream that sets `complete` to False is cut off instead of ended.
     """
 

@@ -35,13 +35,20 @@ KEYS_KEPT_MAX = 20_000
 UNKNOWN_KEPT_MAX = 10_000
 UNKNOWN_SECONDS = 5.0
 UNKNOWN_PER_SECOND_MAX = 50
-"""So many look-ups a second may find nothing; beyond it no key is looked up until the second is over."""
+"""So many look-ups a second may find nothing; beyond it only keys that exist are looked up."""
+EXISTING_KEPT_MAX = 50_000
+"""Ids of keys that are known to exist, about 5 MB; the newest count."""
 LOOKUPS_AT_ONCE_MAX = 256
 
 LOAD_KEY = """
 SELECT id, public_id, tenant_id, team_id, digest, pepper_id, expires_at, revoked_at, default_tags,
        required_tags, allowed_models, max_output_tokens, unbounded_allowed, lineage_id
 FROM tenants_apikey WHERE public_id = %s
+"""
+LOAD_NEW_IDS = """
+SELECT id, public_id FROM (
+    SELECT id, public_id FROM tenants_apikey WHERE id > %s ORDER BY id DESC LIMIT 50000
+) AS newest ORDER BY id
 """
 LOAD_TENANT = "SELECT name, status, status_reason FROM tenants_tenant WHERE id = %s"
 LOAD_VERSIONS = "SELECT tenant_id, version FROM tenants_tenantversion WHERE tenant_id = ANY(%s)"
@@ -61,7 +68,8 @@ class LookupsBusy(Exception):
 @dataclass(frozen=True, slots=True)
 class TenantSnapshot:
     """A tenant's settings at one version. `upstream_headers` carry the credential its calls are made with;
-    empty when there is none. `book` has its contract prices; `list_book` has not."""
+    empty when there is none. `credential_id` is its row; None for the operator's setting. `book` has its
+    contract prices; `list_book` has not."""
 
     id: int
     name: str
@@ -72,6 +80,7 @@ class TenantSnapshot:
     book: PriceBook
     list_book: PriceBook
     upstream_headers: tuple[tuple[str, str], ...]
+    credential_id: int | None
     fingerprint_key: bytes
 
 
@@ -108,6 +117,8 @@ class SnapshotStore:
         self._keys: dict[str, KeySnapshot] = {}
         self._accepted: dict[bytes, KeySnapshot] = {}
         self._unknown: dict[str, float] = {}
+        self._existing: dict[str, None] = {}
+        self._newest_key_id = 0
         self._loading: dict[str, asyncio.Task[KeySnapshot | None]] = {}
         self._misses, self._misses_at = float(UNKNOWN_PER_SECOND_MAX), monotonic()
         self._loader: Connection | None = None
@@ -137,15 +148,16 @@ class SnapshotStore:
     async def load_key(self, public_id: str) -> KeySnapshot | None:
         """The key from the database; None if there is none of that id.
 
-        Look-ups of the same key share one query. LookupsBusy while somebody guesses keys; psycopg.Error
-        or TimeoutError when the database is away.
+        Look-ups of the same key share one query. LookupsBusy for a key that is not known to exist while
+        somebody guesses keys; psycopg.Error or TimeoutError when the database is away.
         """
         until = self._unknown.get(public_id)
         if until is not None and monotonic() < until:
             return None
         task = self._loading.get(public_id)
         if task is None:
-            if self._misses_left() < 1 or len(self._loading) >= LOOKUPS_AT_ONCE_MAX:
+            busy = self._misses_left() < 1 or len(self._loading) >= LOOKUPS_AT_ONCE_MAX
+            if busy and public_id not in self._existing:
                 raise LookupsBusy
             task = asyncio.create_task(self._load_key(public_id))
             self._loading[public_id] = task
@@ -211,6 +223,7 @@ class SnapshotStore:
                         del self._keys[next(iter(self._keys))]
                         self._accepted.clear()
                     self._keys[public_id] = key
+                    self._remember_existing(public_id)
                     return key
 
     async def _load_tenant(self, connection: Connection, tenant_id: int) -> TenantSnapshot:
@@ -221,6 +234,7 @@ class SnapshotStore:
                 self._versions[GLOBAL_TENANT_ID] = versions.get(GLOBAL_TENANT_ID, 0)
             book = self._book
             row = await _one(connection, LOAD_TENANT, tenant_id)
+            headers, credential_id = self._credential(await _all(connection, LOAD_CREDENTIALS, tenant_id))
             assert row is not None  # a foreign key says so
             terms = [terms_from_row(found) for found in await _all(connection, LOAD_TERMS, tenant_id)]
             tenant = TenantSnapshot(
@@ -232,7 +246,8 @@ class SnapshotStore:
                 has_wall=has_tenant_wall(terms),
                 book=book.with_contract(await load_contract_rates_async(connection, tenant_id)),
                 list_book=book,
-                upstream_headers=self._upstream_headers(await _all(connection, LOAD_CREDENTIALS, tenant_id)),
+                upstream_headers=headers,
+                credential_id=credential_id,
                 fingerprint_key=fingerprint_key(tenant_id),
             )
             if book is self._book:
@@ -240,14 +255,21 @@ class SnapshotStore:
                 self._versions[tenant_id] = versions.get(tenant_id, 0)
                 return tenant
 
-    def _upstream_headers(self, rows: list[tuple[Any, ...]]) -> tuple[tuple[str, str], ...]:
-        """The newest credential that opens: the tenant's own, else the operator's row, else the setting."""
+    def _credential(self, rows: list[tuple[Any, ...]]) -> tuple[tuple[tuple[str, str], ...], int | None]:
+        """Headers and row of the newest credential that opens: the tenant's own, else the operator's row,
+        else the setting."""
         for row in rows:
             try:
-                return (("x-api-key", open_credential(*row)),)
+                return (("x-api-key", open_credential(*row)),), row[1]
             except CannotDecrypt as error:
                 log.error("Provider credential %s: %s", row[1], error)
-        return self._operator_headers
+        return self._operator_headers, None
+
+    def _remember_existing(self, public_id: str) -> None:
+        if public_id not in self._existing and len(self._existing) >= EXISTING_KEPT_MAX:
+            del self._existing[next(iter(self._existing))]
+        self._existing[public_id] = None
+        self._unknown.pop(public_id, None)
 
     def _remember_unknown(self, public_id: str) -> None:
         self._misses = max(0.0, self._misses - 1)
@@ -292,6 +314,9 @@ class SnapshotStore:
             if current.get(tenant_id, 0) != version:
                 self._forget(tenant_id)
         self._versions[GLOBAL_TENANT_ID] = current.get(GLOBAL_TENANT_ID, 0)
+        for key_id, public_id in await _all(connection, LOAD_NEW_IDS, self._newest_key_id):
+            self._newest_key_id = key_id
+            self._remember_existing(public_id)
         self._compared_at = asked_at
 
     def _forget(self, tenant_id: int) -> None:

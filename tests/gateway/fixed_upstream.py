@@ -1,9 +1,9 @@
-"""An upstream that looks at nothing and answers every request with the same complete Message."""
+"""An upstream that looks at nothing and answers every request with the same bytes."""
 
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 REPLY = json.dumps(
@@ -23,21 +23,24 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:
+        reply, content_type = self.server.answer  # type: ignore[attr-defined]
         self.rfile.read(int(self.headers["content-length"]))
         self.send_response(200)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(REPLY)))
+        self.send_header("content-type", content_type)
+        self.send_header("content-length", str(len(reply)))
         self.end_headers()
-        self.wfile.write(REPLY)
+        with suppress(OSError):
+            self.wfile.write(reply)
 
     def log_message(self, *arguments: object) -> None:
         pass
 
 
 @contextmanager
-def fixed_upstream() -> Iterator[str]:
-    """Its address, while it serves."""
+def fixed_upstream(reply: bytes = REPLY, content_type: str = "application/json") -> Iterator[str]:
+    """Its address, while it serves; `reply` is a complete Message unless said otherwise."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    server.answer = (reply, content_type)  # type: ignore[attr-defined]
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_address[1]}"

@@ -1,13 +1,15 @@
 """What one process keeps in memory and waits for is bounded, and one tenant cannot take it all."""
 
+import asyncio
 import json
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from governance.gateway.body import BodyBudget
+from governance.gateway.body import BodyBudget, read_body
 from governance.gateway.errors import CallRefused
 from tests.gateway.asking import ASK, assert_refused, post, script
 from tests.harness import Account, make_tenant, start_stack, wait_until
@@ -36,6 +38,19 @@ def test_a_body_that_trickles_is_a_408_and_large_ones_at_once_are_a_429(account:
         assert post(stack, account, large).status_code == 200
     reasons = [call.reason for call in account.wait_for_calls(4)]
     assert sorted(reasons) == ["body_too_slow", "served", "served", "tenant_body_bytes"]
+
+
+def test_a_body_takes_the_memory_that_has_arrived_not_what_it_declares() -> None:
+    taken: list[int] = []
+    arriving = iter([b"{", b"}" * 9])
+
+    async def receive() -> dict[str, Any]:
+        part = next(arriving)
+        return {"type": "http.request", "body": part, "more_body": part == b"{"}
+
+    read = read_body(receive, 32_000_000, bytes_max=32_000_000, seconds_max=1, take=taken.append)
+    assert asyncio.run(read) == b"{" + b"}" * 9
+    assert taken == [1, 9]
 
 
 def test_the_memory_for_bodies_is_given_back() -> None:

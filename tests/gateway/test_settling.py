@@ -10,6 +10,7 @@ import pytest
 from governance.desk.items import Settlement
 from governance.gateway import attempt as attempts
 from governance.gateway import call_record
+from governance.gateway.alerts import Alerts
 from governance.gateway.attempt import Attempt
 from governance.gateway.charging import Promise
 from tests.gateway.asking import ASK, post
@@ -46,7 +47,7 @@ class Exchange(SimpleNamespace):
             requested_model="claude-sonnet-5-5",
             gateway=SimpleNamespace(
                 settle=lambda settlement, call: self.settled.append(settlement),
-                warn_once=lambda *arguments: None,
+                alerts=Alerts(),
             ),
         )
 
