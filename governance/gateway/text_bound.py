@@ -2,36 +2,31 @@
 
 A byte-level tokenizer makes at most one token of a byte of normalised text, so the bytes of the JSON
 body bound its tokens, once two things are mended. NFKC normalisation can grow text (one character to
-33 bytes at worst): whatever can grow is counted at its grown size. And media are not text: their
-base64 is taken out and a cap per image or page put in. What cannot be known from the body (a URL, a
-file id, a tool that the server runs in a loop) counts as the model's whole context window.
+33 bytes at worst): whatever can grow is counted at its grown size. And media are not text: an image's
+base64 is taken out and a cap put in. What cannot be known from the body (a PDF, whose pages are packed, a
+URL, a file id, a tool that the server runs in a loop) counts as the model's whole context window.
 """
 
-import binascii
 import re
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain, starmap
 
-import msgspec
-from msgspec import Raw
-
-from governance.gateway.request import ABSENT, Fields, Media, Request, is_given
+from governance.gateway.request import ABSENT, Fields, Media, Request, is_given, value_of
 
 BASE_TOKENS = 64  # what surrounds any prompt; the JSON punctuation of each turn covers the turn's own
 TOOL_SET_TOKENS = 600  # the instructions that come with the first tool or output format
 BUILT_IN_TOOL_TOKENS = 2_000  # a tool that is named, not described: its definition is Anthropic's
 IMAGE_TOKENS_MAX = 4_800
 OLDER_IMAGE_TOKENS_MAX = 1_600
-PAGE_TEXT_TOKENS = 3_000
-PDF_PAGES_MAX = 600
-PDF_SCAN_BYTES_MAX = 8 * 1024 * 1024
+USES_MAX = 10_000  # of a server tool; more is as good as no limit
+FEATURES_MAX = 16  # that are told; a client could send any number
 
 # Models before high-resolution images. Any other name, also an unknown one, gets the higher cap.
 _OLDER_MODEL = re.compile(r"claude-(3-|(opus|sonnet|haiku)-4(-[0-6])?(-\d{8})?$)")
-_CLIENT_TOOLS = ("bash_", "text_editor_", "computer_", "memory_")
-_SERVER_TOOLS = ("web_search_", "web_fetch_")
+_CLIENT_TOOL = re.compile(r"(bash|text_editor|computer|memory)_\d{8}")
+_LIMITED_TOOL = re.compile(r"web_(search|fetch)_\d{8}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +50,12 @@ def input_bound(request: Request, context_window_tokens: int) -> InputBound:
         passes += uses
         if _tool_type(tool).startswith("web_search_"):
             searches += uses
-    tokens = BASE_TOKENS + len(request.body) + _growth_bytes(request) + _tool_tokens(request)
+    tokens = BASE_TOKENS + len(request.body) + _tool_tokens(request)
     for media in request.media:
         media_tokens = _media_tokens(media, request.model)
         tokens += context_window_tokens if media_tokens is None else media_tokens
+    if tokens < context_window_tokens:  # else growth changes nothing, and may take long to count
+        tokens += _growth_bytes(request, context_window_tokens)
     if server_tools:
         tokens = context_window_tokens  # each pass reads what the tools brought
     tokens = max(0, min(tokens, context_window_tokens))
@@ -72,10 +69,10 @@ def unbounded_features(request: Request) -> tuple[str, ...]:
     for tool in fields.tools or ():
         name = _tool_type(tool)
         if name.startswith(("advisor_", "code_execution_")):
-            found.append(name.rsplit("_", 1)[0])
+            found.append(name.rsplit("_", 1)[0][:64])
         elif name == "mcp_toolset":
             found.append("mcp")
-        elif _is_server_tool(tool) and not (name.startswith(_SERVER_TOOLS) and _uses_max(tool)):
+        elif _is_server_tool(tool) and not (_LIMITED_TOOL.fullmatch(name) and _uses_max(tool)):
             found.append(f"server_tool:{name[:64]}")
     if fields.mcp_servers:
         found.append("mcp")
@@ -93,13 +90,13 @@ def unbounded_features(request: Request) -> tuple[str, ...]:
         kind = _text(media.source, "type")
         if kind in ("url", "file"):
             found.append(f"{kind}_source")
-        elif media.source is not None and kind not in ("base64", "text", "content"):
+        elif kind not in ("base64", "text", "content") and not _is_link(media):
             found.append("unknown_source")
     return _once(found)
 
 
 def _once(names: list[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(names)) if len(names) > 1 else tuple(names)
+    return tuple(dict.fromkeys(names))[:FEATURES_MAX] if len(names) > 1 else tuple(names)
 
 
 def _may_compact(context_management: Fields) -> bool:
@@ -142,14 +139,20 @@ _ESCAPE_GROWTH_BYTES = {b"%04x" % ord(character): growth for character, growth i
 _MAY_GROW = re.compile("[" + "".join(c for c in _GROWTH_BYTES if c < "\U00010000") + "\U00010000-\U0010ffff]")
 _ESCAPE = re.compile(rb"\\u([0-9a-fA-F]{4})")
 _ASCII = bytes(range(128))
+_UTF8_BYTES_MAX = 4  # of a character
 
 
-def _growth_bytes(request: Request) -> int:
+def _growth_bytes(request: Request, enough: int) -> int:
+    """What normalisation can add; `enough` or more where there is so much to look at that it may be media."""
     growth = 0
     if not request.is_ascii:
-        others = request.body.translate(None, _ASCII).decode()
-        growth = sum(_GROWTH_BYTES.get(character, 0) for character in _MAY_GROW.findall(others))
+        others = request.body.translate(None, _ASCII)
+        if len(others) > _UTF8_BYTES_MAX * enough:
+            return enough
+        growth = sum(_GROWTH_BYTES.get(character, 0) for character in _MAY_GROW.findall(others.decode()))
     if request.has_unicode_escapes:
+        if request.body.count(b"\\u") > enough:
+            return enough
         # An escaped backslash before a "u" is counted too: never too little.
         for code in _ESCAPE.findall(request.body):
             growth += _ESCAPE_GROWTH_BYTES.get(code.lower(), 0)
@@ -179,56 +182,33 @@ def _tool_type(tool: Fields) -> str:
 def _is_server_tool(tool: Fields) -> bool:
     """A tool that Anthropic runs, in a loop that bills its input again; an unknown one may be."""
     name = _tool_type(tool)
-    return name != "custom" and not name.startswith(_CLIENT_TOOLS)
+    return name != "custom" and not _CLIENT_TOOL.fullmatch(name)
 
 
 def _uses_max(tool: Fields) -> int | None:
-    try:
-        uses = msgspec.json.decode(tool.get("max_uses", Raw(b"null")), type=int | None)
-    except msgspec.ValidationError:
-        return None
-    return uses if uses is None or uses > 0 else None
+    uses = value_of(tool.get("max_uses", ABSENT), int)
+    return uses if uses and 0 < uses <= USES_MAX else None
 
 
 # --- Media --------------------------------------------------------------------------------------
 def _media_tokens(media: Media, model: str) -> int | None:
-    """Tokens to add to the body's bytes (may be below zero: base64 is no text); None where none can tell."""
-    if media.source is None:
-        return 0 if media.kind == "search_result" else None  # its source is a plain link
+    """Tokens to add to the body's bytes: below zero for an image, because its base64 is no text.
+
+    None: as many as the context window holds. A PDF can hide any number of pages, and of words on them.
+    """
     source_type = _text(media.source, "type")
-    if source_type in ("text", "content"):
+    if source_type in ("text", "content") or _is_link(media):
         return 0
-    if source_type != "base64":
-        return None
-    data = media.source.get("data", ABSENT)
-    image_tokens = OLDER_IMAGE_TOKENS_MAX if _OLDER_MODEL.match(model) else IMAGE_TOKENS_MAX
-    if media.kind == "image":
-        return image_tokens - len(data)
-    pages = _pdf_pages(data) if _text(media.source, "media_type") == "application/pdf" else None
-    return None if pages is None else pages * (PAGE_TEXT_TOKENS + image_tokens) - len(data)
+    if source_type == "base64" and media.kind == "image" and media.source is not None:
+        image_tokens = OLDER_IMAGE_TOKENS_MAX if _OLDER_MODEL.match(model) else IMAGE_TOKENS_MAX
+        return image_tokens - len(media.source.get("data", ABSENT))
+    return None
 
 
-_PAGE = re.compile(rb"/Type\s*/Page(?![A-Za-z])")
-_PAGE_COUNT = re.compile(rb"/Count\s+(\d{1,9})")
-
-
-def _pdf_pages(data: Raw) -> int | None:
-    """Pages of a base64 PDF, or None where a plain look cannot tell (packed, encrypted, too large)."""
-    if not 0 < len(data) <= PDF_SCAN_BYTES_MAX:
-        return None
-    try:
-        pdf = binascii.a2b_base64(bytes(data).strip(b'"'), strict_mode=True)
-    except binascii.Error:
-        return None
-    if not pdf.startswith(b"%PDF-") or any(mark in pdf for mark in (b"/ObjStm", b"/Encrypt")):
-        return None
-    pages = max(len(_PAGE.findall(pdf)), *map(int, _PAGE_COUNT.findall(pdf)), 0)
-    return pages if 0 < pages <= PDF_PAGES_MAX else None
+def _is_link(media: Media) -> bool:
+    """A search result's source is the link that the client shows for it; its text is in the body."""
+    return media.source is None and media.kind == "search_result"
 
 
 def _text(fields: Fields | None, name: str) -> str | None:
-    raw = (fields or {}).get(name, ABSENT)
-    try:
-        return msgspec.json.decode(raw, type=str) if len(raw) else None
-    except msgspec.ValidationError:
-        return None
+    return value_of(fields.get(name, ABSENT), str) if fields else None

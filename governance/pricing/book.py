@@ -103,11 +103,11 @@ class PriceBook:
         """The most that one pass within these maxima can cost, in nano-dollars, however it is served.
 
         `cache_ttl`: the longest TTL that the request may write to the cache with; None if it caches nothing.
-        `inference_geo`: where the request insists on being served; None leaves that to the workspace.
+        `inference_geo`: where the request insists on being served; only "global" is sure not to be the US.
         `speed` fast may be served at either speed. An unknown model is bounded at the dearest known price.
         """
         epoch = self._epoch(at)
-        in_us = inference_geo is None or inference_geo == "us"
+        in_us = inference_geo != "global"  # "US", or a place we never heard of, may cost as much as "us"
         input_side = _INPUT_SIDE[cache_ttl]
         worst = 0
         for variant in _SERVABLE[speed]:

@@ -145,20 +145,85 @@ def test_an_image_costs_the_cap_of_its_model_and_not_its_base64(model, cap):
     assert 2 * cap < bound(model=model, messages=user(nested)).tokens_max < 2 * cap + 600
 
 
-def test_a_pdf_costs_its_pages():
-    pages = b"<< /Type /Pages /Count 3 >> " + b"<< /Type /Page >> " * 3
-    found = bound(messages=user(pdf(pages + b"x" * 50_000)))
-    assert 3 * 7_800 < found.tokens_max < 3 * 7_800 + 400
-    assert bound(messages=user(pdf(b"/Count 9 " + pages))).tokens_max > 9 * 7_800
+@pytest.mark.parametrize(
+    "content", [b"/Type /Page", b"/Type%x\n/Page " * 500 + b"/Count 4", b"/ObjStm", b"", b"x" * 900_000]
+)
+def test_a_pdf_costs_the_context_window_because_no_count_of_its_pages_is_sure(content):
+    assert bound(messages=user(pdf(content))).tokens_max == WINDOW
+    assert features(messages=user(pdf(content))) == ()
+
+
+def fetched(document: dict) -> dict:
+    """What the API gave for a fetched page: its content is one object, not a list."""
+    result = {"type": "web_fetch_result", "url": "https://example.org", "content": document}
+    return {"type": "web_fetch_tool_result", "tool_use_id": "t", "content": result}
+
+
+AN_HOUR = {"type": "ephemeral", "ttl": "1h"}
+LINKED = {"type": "document", "source": {"type": "url", "url": "https://example.org/x.pdf"}}
 
 
 @pytest.mark.parametrize(
-    "content",
-    [b"no pages", b"/Type /Page /ObjStm", b"/Type /Page /Encrypt", b"/Type /Page /Count 999999999"],
+    ("block", "feature"),
+    [
+        (fetched(LINKED), "url_source"),
+        ({"type": "tool_result", "tool_use_id": "t", "content": [fetched(LINKED)]}, "url_source"),
+        ({"type": "document", "source": {"type": "content", "content": LINKED}}, "url_source"),
+        ({"type": "video", "url": "https://example.org/x.mp4"}, "unknown_source"),
+        ({"type": "container_upload", "file_id": "file_1"}, "unknown_source"),
+        ({"type": "video", "source": "https://example.org/x.mp4"}, "unknown_source"),
+        ({"type": "new", "parts": [{"media": LINKED}]}, "unknown_source"),
+        ({"type": "new", "input": {"media": LINKED}}, "unknown_source"),
+    ],
 )
-def test_a_pdf_that_a_plain_look_cannot_count_costs_the_context_window(content):
-    found = bound(messages=user(pdf(content)))
-    assert found.tokens_max == WINDOW
+def test_a_document_far_away_is_found_wherever_a_block_holds_it(block, feature):
+    assert features(messages=user(block)) == (feature,)
+    assert bound(messages=user(block)).tokens_max == WINDOW
+
+
+def test_a_pdf_inside_a_fetched_page_costs_the_context_window():
+    assert bound(messages=user(fetched(pdf(b"x")))).tokens_max == WINDOW
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        fetched({"type": "document", "source": {"type": "text", "data": "t"}, "cache_control": AN_HOUR}),
+        fetched({"type": "document", "source": {"type": "content", "content": [{"cache_control": AN_HOUR}]}}),
+        {"type": "new", "parts": [{"cache_control": AN_HOUR}]},
+        {"type": "text", "text": "t", "cache_control": {"type": "ephemeral", "ttl": "24h"}},
+    ],
+)
+def test_a_long_cache_lifetime_is_found_wherever_a_block_holds_it(block):
+    assert read_request(body(messages=user(block))).cache_ttl == "1h"
+
+
+def test_results_that_the_api_gave_cost_their_text():
+    text = {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "t"}}
+    search = {"type": "web_search_result", "url": "https://example.org", "encrypted_content": "x"}
+    cited = {"type": "web_search_result_location", "url": "https://example.org", "cited_text": "x"}
+    blocks = [
+        fetched(text),
+        {"type": "web_search_tool_result", "tool_use_id": "t", "content": [search]},
+        {"type": "text", "text": "t", "citations": [cited]},
+        {
+            "type": "tool_use",
+            "id": "t",
+            "name": "n",
+            "input": {"url": "u", "source": {"cache_control": "1h"}},
+        },
+        {"type": "server_tool_use", "id": "t", "name": "web_fetch", "input": {"url": "https://example.org"}},
+        {
+            "type": "search_result",
+            "source": "https://example.org",
+            "title": "t",
+            "content": [{"type": "text"}],
+        },
+    ]
+    raw = body(messages=user(*blocks))
+    assert unbounded_features(read_request(raw)) == ()
+    assert input_bound(read_request(raw), WINDOW).tokens_max == len(raw) + BASE_TOKENS
+    assert read_request(raw).cache_ttl is None
 
 
 @pytest.mark.parametrize(
@@ -203,6 +268,15 @@ def test_a_server_tool_reads_the_whole_window_once_more_for_each_use():
         ({"tools": [{"type": "web_search_20250305", "name": "w"}]}, ("server_tool:web_search_20250305",)),
         ({"tools": [{"type": "web_search_20250305", "max_uses": 0}]}, ("server_tool:web_search_20250305",)),
         ({"tools": [{"type": "web_search_20250305", "max_uses": "3"}]}, ("server_tool:web_search_20250305",)),
+        (
+            {"tools": [{"type": "web_search_20250305", "max_uses": 10**400}]},
+            ("server_tool:web_search_20250305",),
+        ),
+        (
+            {"tools": [{"type": "bash_code_execution_1", "max_uses": 3}]},
+            ("server_tool:bash_code_execution_1",),
+        ),
+        ({"tools": [{"type": "web_search_loop_1", "max_uses": 3}]}, ("server_tool:web_search_loop_1",)),
         ({"tools": [{"type": "brand_new_20270101", "max_uses": 3}]}, ("server_tool:brand_new_20270101",)),
         ({"tools": [{"type": "code_execution_20260209"}]}, ("code_execution",)),
         ({"tools": [{"type": "advisor_20260301", "model": "claude-opus-5-5"}]}, ("advisor",)),
@@ -221,3 +295,30 @@ def test_a_server_tool_reads_the_whole_window_once_more_for_each_use():
 )
 def test_features_without_a_worst_case_are_named(changes, expected):
     assert features(**changes) == expected
+
+
+def test_at_most_sixteen_features_are_named():
+    assert len(features(tools=[{"type": f"new_{number}"} for number in range(300)])) == 16
+
+
+def test_a_coding_session_with_a_tool_that_is_loaded_later_is_bounded():
+    schema = {"type": "object", "properties": {"url": {"type": "string"}, "file_id": {"type": "string"}}}
+    tools = [{"name": f"tool_{number}", "description": "d", "input_schema": schema} for number in range(12)]
+    tools[11] |= {"defer_loading": True}
+    cached = {"cache_control": {"type": "ephemeral"}}
+    raw = body(
+        max_tokens=128_000,
+        tools=tools,
+        system=[{"type": "text", "text": "You are"}, {"type": "text", "text": "an agent.", **cached}],
+        messages=user({"type": "text", "text": "Fix it", **cached}),
+        thinking={"type": "adaptive"},
+        output_config={"effort": "medium"},
+        context_management={"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},
+        metadata={"user_id": '{"device_id":"d"}'},
+        stream=True,
+    )
+    request = read_request(raw)
+    assert unbounded_features(request) == ()
+    assert request.unknown_fields == ()
+    assert request.cache_ttl == "5m"
+    assert input_bound(request, WINDOW).tokens_max < 2 * len(raw) + BASE_TOKENS + TOOL_SET_TOKENS
