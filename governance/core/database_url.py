@@ -4,7 +4,6 @@ from typing import Any
 
 from psycopg.conninfo import conninfo_to_dict
 
-
 # A page or a command that is stuck in a transaction must not keep a budget's row from the calls.
 _NO_LONG_LOCKS = "-c lock_timeout=5s -c idle_in_transaction_session_timeout=10s"
 

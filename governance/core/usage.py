@@ -235,8 +235,8 @@ def _count(raw: Mapping[str, Any], name: str, where: str, *, required: bool = Tr
     return value
 
 
-def _mapping(value: object, where: str) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
+def _mapping(value: object, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
         raise UsageUnreadable(f"{where} is {'missing' if value is None else 'not an object'}.")
     return value
 
