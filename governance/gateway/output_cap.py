@@ -9,7 +9,7 @@ import re
 import msgspec
 
 from governance.gateway.errors import CallRefused, invalid
-from governance.gateway.json_limits import STRING
+from governance.gateway.json_limits import without_strings
 from governance.gateway.request import Request, is_given, read_request, value_of
 
 _MAX_TOKENS = re.compile(rb'"max_tokens"\s*:\s*(\d+)')
@@ -44,7 +44,7 @@ def _governing_digits(body: bytes) -> slice | None:
     """
     depth = position = 0
     for found in _MAX_TOKENS.finditer(body):
-        between = STRING.sub(b"", body[position : found.start()])
+        between = without_strings(body[position : found.start()])[0]
         depth += between.count(b"{") + between.count(b"[") - between.count(b"}") - between.count(b"]")
         if depth == 1:
             return slice(*found.span(1))
