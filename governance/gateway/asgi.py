@@ -10,6 +10,7 @@ import asyncio
 import gc
 import logging
 import os
+import sys
 from typing import Any
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "governance.settings")
@@ -31,6 +32,8 @@ _PAGES = (
 )
 settings.INSTALLED_APPS = [name for name in settings.INSTALLED_APPS if not name.startswith(_PAGES)]
 settings.REST_FRAMEWORK = {}  # nor is a schema ever made here
+# DRF imports these where they are installed, for schemas and browsable pages.
+sys.modules |= dict.fromkeys(("inflection", "pygments", "uritemplate", "yaml"))  # type: ignore[arg-type]
 django.setup()
 
 from django.http import HttpRequest  # noqa: E402

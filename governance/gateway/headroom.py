@@ -1,4 +1,8 @@
-"""What budgets had left a moment ago, for response headers. Admission never looks here."""
+"""What budgets had left, as of at most a second ago, for response headers. Admission never looks here.
+
+A call costs two look-ups in dictionaries; one query a second, whatever the load, refreshes the rows that
+calls of the last ten minutes were charged to. All others are forgotten.
+"""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -47,11 +51,12 @@ class Headroom:
         return min(known, key=lambda figures: figures.left_nanos, default=None)
 
     async def refresh(self, connection: psycopg.AsyncConnection[Any]) -> None:
-        """Look again at the rows that calls of the last minutes were charged to."""
+        """Look again at the rows that calls of the last ten minutes were charged to."""
         oldest = monotonic() - UNUSED_SECONDS_MAX
         newest_first = sorted(self._asked.items(), key=lambda asked: -asked[1])[:PERIODS_KEPT_MAX]
         self._asked = {row: asked_at for row, asked_at in newest_first if asked_at > oldest}
         if not self._asked:
+            self._figures = {}
             return
         rows = await (await connection.execute(LOAD_FIGURES, [list(self._asked)])).fetchall()
         self._figures = {row[0]: Figures(*row[1:]) for row in rows}

@@ -4,8 +4,33 @@ from typing import Any
 
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from drf_spectacular.generators import SchemaGenerator
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_view
 
+from governance.gateway import views
 from governance.gateway.authentication import KeyAuthentication
+
+_TAGS = OpenApiParameter(
+    "exchequer-tags",
+    str,
+    OpenApiParameter.HEADER,
+    description="Labels of this call, such as endpoint=faq,feature=search.",
+)
+
+extend_schema_view(
+    post=extend_schema(
+        operation_id="create_message",
+        parameters=[_TAGS],
+        request=OpenApiTypes.OBJECT,
+        responses={(200, "application/json"): OpenApiTypes.OBJECT, (200, "text/event-stream"): str},
+    )
+)(views.MessagesView)
+extend_schema_view(
+    post=extend_schema(
+        operation_id="count_tokens", request=OpenApiTypes.OBJECT, responses=OpenApiTypes.OBJECT
+    )
+)(views.CountTokensView)
+extend_schema_view(get=extend_schema(operation_id="models", responses=OpenApiTypes.OBJECT))(views.ModelsView)
 
 
 class KeyAuthenticationScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]

@@ -1,15 +1,14 @@
 """The Claude API's endpoints as DRF views, with an async dispatch that never leaves the event loop.
 
 Authentication and permission classes are DRF's own kind and must not block: whatever may wait for the
-database (finding the key) is awaited before them. Errors are Anthropic's envelope.
+database (finding the key) is awaited before them. Errors are Anthropic's envelope. What a schema says of
+these views is in schema.py, which a gateway worker never imports.
 """
 
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.exceptions import MethodNotAllowed
 from rest_framework.request import Request
 from rest_framework.views import APIView
@@ -22,13 +21,6 @@ from governance.gateway.exchange import Exchange
 from governance.gateway.responses import GatewayResponse
 
 log = logging.getLogger(__name__)
-
-_TAGS = OpenApiParameter(
-    "exchequer-tags",
-    str,
-    OpenApiParameter.HEADER,
-    description="Labels of this call, such as endpoint=faq,feature=search.",
-)
 
 
 class LeanAPIView(APIView):
@@ -92,12 +84,6 @@ def _refuse(error: Exception, context: Mapping[str, Any]) -> GatewayResponse:
 class MessagesView(LeanAPIView):
     """POST /v1/messages: a governed call."""
 
-    @extend_schema(
-        operation_id="create_message",
-        parameters=[_TAGS],
-        request=OpenApiTypes.OBJECT,
-        responses={(200, "application/json"): OpenApiTypes.OBJECT, (200, "text/event-stream"): str},
-    )
     async def post(self, request: Request) -> GatewayResponse:
         return await pipeline.create_message(self.exchange)
 
@@ -105,7 +91,6 @@ class MessagesView(LeanAPIView):
 class CountTokensView(LeanAPIView):
     """POST /v1/messages/count_tokens: free, relayed, recorded."""
 
-    @extend_schema(operation_id="count_tokens", request=OpenApiTypes.OBJECT, responses=OpenApiTypes.OBJECT)
     async def post(self, request: Request) -> GatewayResponse:
         return await pipeline.relay_free(self.exchange)
 
@@ -113,6 +98,5 @@ class CountTokensView(LeanAPIView):
 class ModelsView(LeanAPIView):
     """GET /v1/models and /v1/models/{model}: free, relayed, recorded."""
 
-    @extend_schema(operation_id="models", responses=OpenApiTypes.OBJECT)
     async def get(self, request: Request, **_: str) -> GatewayResponse:
         return await pipeline.relay_free(self.exchange)
