@@ -185,7 +185,9 @@ def test_an_unknown_content_encoding_is_a_415(stack: Stack, account: Account) ->
     assert_recorded(account, 415, "body_encoding")
 
 
-@pytest.mark.parametrize("body", [b"not gzip", gzip.compress(json.dumps(ASK).encode())[:-12]])
+@pytest.mark.parametrize(
+    "body", [b"not gzip", gzip.compress(json.dumps(ASK).encode())[:-12]], ids=["no gzip", "cut short"]
+)
 def test_a_broken_compressed_body_is_a_400(stack: Stack, account: Account, body: bytes) -> None:
     response = post(stack, account, body, headers={"content-encoding": "gzip"})
     assert_refused(response, 400, "invalid_request_error", "gzip")
