@@ -20,7 +20,6 @@ TOOL_SET_TOKENS = 600  # the instructions that come with the first tool or outpu
 BUILT_IN_TOOL_TOKENS = 2_000  # a tool that is named, not described: its definition is Anthropic's
 IMAGE_TOKENS_MAX = 4_800
 OLDER_IMAGE_TOKENS_MAX = 1_600
-USES_MAX = 10_000  # of a server tool; more is as good as no limit
 FEATURES_MAX = 16  # that are told; a client could send any number
 
 # Models before high-resolution images. Any other name, also an unknown one, gets the higher cap.
@@ -187,7 +186,7 @@ def _is_server_tool(tool: Fields) -> bool:
 
 def _uses_max(tool: Fields) -> int | None:
     uses = value_of(tool.get("max_uses", ABSENT), int)
-    return uses if uses and 0 < uses <= USES_MAX else None
+    return uses if uses and uses > 0 else None
 
 
 # --- Media --------------------------------------------------------------------------------------
