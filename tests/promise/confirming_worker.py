@@ -34,8 +34,8 @@ async def main(path: str, synchronous_commit: str) -> None:
     desk = Desk(os.environ["DATABASE_URL"], "confirming", on_fatal=print)
     await desk.start()
     if synchronous_commit == "off":
-        assert desk._connection
-        await desk._connection.execute("SET synchronous_commit = off")
+        connection = await desk._link.live()
+        await connection.execute("SET synchronous_commit = off")
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     async def confirm() -> None:

@@ -114,15 +114,15 @@ def test_a_storm_of_calls_at_their_bound_is_served_to_the_last_cent_and_not_beyo
     storm.check_refusals(replies)
 
 
-def test_a_storm_of_calls_at_a_third_of_their_bound_ends_within_one_bound_of_the_limit(stack: Stack) -> None:
+def test_a_storm_of_calls_at_a_third_of_their_bound_is_charged_what_they_cost_and_never_over(
+    stack: Stack,
+) -> None:
     storm = Storm.prepare()
     replies = storm.run(stack, output_tokens=333)
     storm.settled()
     served = sum(reply.status == 200 for reply in replies)
+    assert served > 100, "the room that cheap calls give back was not used"
     assert storm.account.period().spent_nanos == served * 333 * 10_000
-    assert storm.account.period().left_nanos < BOUND_NANOS or all(
-        row.left_nanos < BOUND_NANOS for row in storm.rows() if row.budget_id != storm.account.budget_id
-    )
     storm.check_never_over()
     storm.check_refusals(replies)
 
