@@ -171,6 +171,8 @@ class Desk:
         loop = asyncio.get_running_loop()
         queued: Queued[CallRecord] = Queued(call, loop.create_future())
         if len(self._records) >= RECORDS_QUEUED_MAX:
+            if not self.records_dropped:
+                log.error("More than %d refusals wait to be recorded; the oldest go.", RECORDS_QUEUED_MAX)
             self._records.popleft().answer(False)
             self.records_dropped += 1
         if not self._records:

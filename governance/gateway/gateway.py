@@ -176,6 +176,7 @@ class Gateway:
             "desk_queue": self.desk.queue_depth,
             "desk_unsettled": self.desk.unsettled,
             "desk_batch_size": self.desk.newest_batch_size,
+            "call_records_dropped": self.desk.records_dropped,
             "desk_healthy": float(self.desk.healthy),
             "request_body_bytes": self.body_budget.in_flight,
         }

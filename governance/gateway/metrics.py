@@ -23,6 +23,7 @@ GAUGES: tuple[tuple[str, Literal["livemostrecent", "livesum", "livemax"], str], 
     ("desk_queue", "livesum", "Items that wait for the desk."),
     ("desk_unsettled", "livesum", "Settlements that are not durable yet."),
     ("desk_batch_size", "livemax", "Items in the desk's newest batch; the largest over workers."),
+    ("call_records_dropped", "livesum", "Refusals that an outage was too long to remember."),
     ("desk_healthy", "livesum", "Workers whose desk can admit calls."),
     ("request_body_bytes", "livesum", "Request bodies in memory."),
 )
