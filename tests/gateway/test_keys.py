@@ -200,3 +200,36 @@ def test_a_key_that_exists_is_found_while_somebody_guesses(account: Account) -> 
             enough.set()
             guessing.join()
         assert rounds > 0
+
+
+def test_a_tenants_own_credential_is_used_and_rotation_drops_no_call(stack: Stack, account: Account) -> None:
+    def upstream_key() -> str:
+        """The twelve hex digits of the credential's digest that the simulator puts on its bill."""
+        assert post(stack, account, headers=script(tag=account.tenant.slug)).status_code == 200
+        return str(stack.bill(account.tenant.slug)[-1]["key"])
+
+    operators = upstream_key()
+    with platform_scope():
+        first = add_credential(account.tenant, "first", "sk-ant-first-" + "x" * 20)
+        time.sleep(0.7)
+        own = upstream_key()
+        second = add_credential(account.tenant, "second", "sk-ant-second-" + "x" * 20)
+        time.sleep(0.7)
+        newer = upstream_key()
+        disable_credential(first)
+        time.sleep(0.7)
+    assert len({operators, own, newer}) == 3
+    assert upstream_key() == newer
+    account.wait_for_calls(4)
+    used = [attempt.credential_id for attempt in account.attempts()]
+    assert used == [None, first.pk, second.pk, second.pk]
+
+
+def test_a_tenant_without_a_hard_budget_is_refused(stack: Stack) -> None:
+    with platform_scope():
+        tenant = Tenant.objects.create(name="No wall", slug="no-wall")
+        set_budget(tenant, scope="tenant", period="day", limit_nanos=usd_to_nanos("1"), enforcement="soft")
+        account = Account(tenant, issue_key(tenant, "k"))
+    assert_refused(post(stack, account), 403, "permission_error", "no hard budget")
+    (call,) = account.wait_for_calls(1)
+    assert (call.outcome, call.reason) == ("refused", "no_budget")
