@@ -18,7 +18,7 @@ from psycopg.pq.abc import PGresult
 from governance.calls.records import CallRecord, ColumnType
 from governance.desk import statements, wire
 from governance.desk.arrays import ARRAY_OF, BigintArray, PackedArray, TextArray, UuidArray
-from governance.desk.items import Held, PlaceHold, Refused, Settlement, Shrink
+from governance.desk.items import Figures, Held, PlaceHold, Refused, Settlement, Shrink
 
 type RawConnection = psycopg.AsyncConnection[tuple[Any, ...]]
 
@@ -106,14 +106,14 @@ def _answers(holds: Sequence[PlaceHold], result: PGresult | None) -> list[Held |
 
 
 def _answer(hold: PlaceHold, result: PGresult, row: int) -> Held | Refused:
-    refused_by = result.get_value(row, 0)
+    refused_by, limit_nanos, spent_nanos, held_nanos, closed = (result.get_value(row, i) for i in range(5))
+    figures = None
+    if limit_nanos is not None:
+        figures = Figures(wire.bigint(limit_nanos), wire.bigint(spent_nanos), wire.bigint(held_nanos))
     if refused_by is None:
-        return Held(hold.id)
-    limit_nanos, spent_nanos, held_nanos = (
-        wire.bigint(result.get_value(row, column)) for column in (1, 2, 3)
-    )
-    closed = result.get_value(row, 4) == b"\x01"
-    return Refused(wire.bigint(refused_by), limit_nanos, spent_nanos, held_nanos, closed)
+        return Held(hold.id, figures)
+    assert figures is not None
+    return Refused(wire.bigint(refused_by), figures, closed == b"\x01")
 
 
 def _pack(batch: Batch) -> _Packed:

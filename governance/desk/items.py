@@ -34,29 +34,45 @@ class PlaceHold:
 
 
 @dataclass(slots=True, frozen=True)
+class Figures:
+    """One budget period as it stood in one locked read."""
+
+    limit_nanos: int
+    spent_nanos: int
+    held_nanos: int
+
+    @property
+    def left_nanos(self) -> int:
+        """Below zero after the limit was lowered."""
+        return self.limit_nanos - self.spent_nanos - self.held_nanos
+
+    @property
+    def spent_percent(self) -> int:
+        return 100 if self.limit_nanos == 0 else self.spent_nanos * 100 // self.limit_nanos
+
+
+@dataclass(slots=True, frozen=True)
 class Held:
-    """The hold is committed: the call may go upstream."""
+    """The hold is committed: the call may go upstream.
+
+    `tightest` is the hard budget with the least left, this hold included; None without a hard one.
+    """
 
     hold_id: UUID
+    tightest: Figures | None
 
 
 @dataclass(slots=True, frozen=True)
 class Refused:
-    """The hold does not fit. All figures are of one locked read of the row that refused it.
+    """The hold does not fit: `figures` are of the row that refused it.
 
     `closed` says that the period has ended (or not begun) by the database's clock: look the period up
     again and place a new hold.
     """
 
     period_id: int
-    limit_nanos: int
-    spent_nanos: int
-    held_nanos: int
+    figures: Figures
     closed: bool
-
-    @property
-    def left_nanos(self) -> int:
-        return self.limit_nanos - self.spent_nanos - self.held_nanos
 
 
 @dataclass(slots=True, frozen=True)

@@ -1,5 +1,6 @@
 """Money before bytes: hold the worst case on every budget that covers the call, or say which one refuses."""
 
+from dataclasses import asdict
 from datetime import datetime
 
 import psycopg
@@ -10,7 +11,7 @@ from governance.core.clock import utcnow
 from governance.core.ids import uuid7
 from governance.core.money import format_usd
 from governance.core.periods import Period
-from governance.desk.items import DeskUnavailable, Held, PlaceHold, Refused
+from governance.desk.items import DeskUnavailable, Figures, Held, PlaceHold
 from governance.desk.memo import make_memo
 from governance.gateway import errors
 from governance.gateway.attempt import Attempt
@@ -45,18 +46,16 @@ async def hold(exchange: Exchange, promise: Promise) -> Attempt:
             raise CallRefused(errors.LEDGER_UNAVAILABLE) from None
         if isinstance(answer, Held):
             exchange.held_ms = exchange.elapsed_ms()
-            return Attempt(exchange, order.id, period_ids, promise)
+            return Attempt(exchange, answer, period_ids, promise)
         if not answer.closed:
             budget, period = gateway.periods.describe(answer.period_id)
             exchange.decision["refused"] = {
                 "budget_id": budget.id,
                 "period_id": answer.period_id,
-                "limit_nanos": answer.limit_nanos,
-                "spent_nanos": answer.spent_nanos,
-                "held_nanos": answer.held_nanos,
+                **asdict(answer.figures),
                 "needed_nanos": promise.held_nanos,
             }
-            raise CallRefused(budget_refusal(answer, budget, period, promise.held_nanos, utcnow()))
+            raise CallRefused(budget_refusal(answer.figures, budget, period, promise.held_nanos, utcnow()))
         gateway.periods.forget(answer.period_id)
     raise CallRefused(errors.LEDGER_UNAVAILABLE)
 
@@ -97,7 +96,7 @@ def _memo(exchange: Exchange, promise: Promise) -> str:
 
 
 def budget_refusal(
-    refused: Refused, budget: BudgetTerms, period: Period, needed_nanos: int, now: datetime
+    row: Figures, budget: BudgetTerms, period: Period, needed_nanos: int, now: datetime
 ) -> Refusal:
     """A 429 in the shape that Claude Code shows verbatim. All figures are of one locked read.
 
@@ -105,11 +104,11 @@ def budget_refusal(
     """
     figures = (
         f"This call could cost up to {format_usd(needed_nanos)}; the budget “{budget.name}” has "
-        f"{format_usd(max(refused.left_nanos, 0))} left of {format_usd(refused.limit_nanos)} "
-        f"({format_usd(refused.spent_nanos)} spent, {format_usd(refused.held_nanos)} held for calls in "
+        f"{format_usd(max(row.left_nanos, 0))} left of {format_usd(row.limit_nanos)} "
+        f"({format_usd(row.spent_nanos)} spent, {format_usd(row.held_nanos)} held for calls in "
         "flight). "
     )
-    if needed_nanos <= refused.limit_nanos - refused.spent_nanos:
+    if needed_nanos <= row.limit_nanos - row.spent_nanos:
         return Refusal(
             429,
             "billing_error",
@@ -123,7 +122,7 @@ def budget_refusal(
     when = f"It resets on {period.ends_at:%Y-%m-%d at %H:%M} UTC. " if resets else "It does not reset. "
     advice = (
         "Ask for fewer max_tokens or a cheaper model, or ask your administrator for a higher limit."
-        if refused.left_nanos > 0
+        if row.left_nanos > 0
         else "Ask your administrator for a higher limit."
     )
     return Refusal(

@@ -14,7 +14,7 @@ import msgspec
 from governance.calls.models import Outcome
 from governance.calls.records import AttemptRecord, CallRecord
 from governance.core.usage import Pass, total_usage
-from governance.desk.items import Settlement, Shrink
+from governance.desk.items import Held, Settlement, Shrink
 from governance.gateway import call_record
 from governance.gateway.charging import Charge, Promise
 
@@ -37,15 +37,17 @@ class Attempt:
         "promise",
         "resolved",
         "sent_monotonic",
+        "tightest",
         "upstream_request_id",
         "upstream_status",
     )
 
     def __init__(
-        self, exchange: "Exchange", hold_id: UUID, period_ids: tuple[int, ...], promise: Promise
+        self, exchange: "Exchange", held: Held, period_ids: tuple[int, ...], promise: Promise
     ) -> None:
         self.exchange = exchange
-        self.hold_id = hold_id
+        self.hold_id: UUID = held.hold_id
+        self.tightest = held.tightest
         self.period_ids = period_ids
         self.promise = promise
         self.resolved = False

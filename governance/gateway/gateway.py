@@ -23,7 +23,6 @@ from governance.gateway.alerts import Alerts
 from governance.gateway.body import BodyBudget
 from governance.gateway.errors import Refusal, envelope
 from governance.gateway.exchange import Exchange
-from governance.gateway.headroom import Headroom
 from governance.gateway.metrics import Metrics
 from governance.gateway.responses import GatewayResponse
 from governance.gateway.snapshot import SnapshotStore
@@ -70,7 +69,6 @@ class Gateway:
         self.body_budget = body_budget
         self.limits = limits
         self.periods = PeriodRows()
-        self.headroom = Headroom()
         self.metrics = Metrics()
         self.alerts = Alerts()
         self._publisher: asyncio.Task[None] | None = None
@@ -167,9 +165,6 @@ class Gateway:
         while True:
             await asyncio.sleep(PUBLISH_SECONDS)
             self.metrics.publish(self._gauges())
-            with suppress(psycopg.Error, TimeoutError):  # figures for headers: the desk decides without them
-                async with self.store.connection() as connection:
-                    await self.headroom.refresh(connection)
 
     def _gauges(self) -> dict[str, float]:
         return {

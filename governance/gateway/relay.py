@@ -74,9 +74,10 @@ def response_headers(exchange: Exchange, upstream: aiohttp.ClientResponse) -> li
     return headers
 
 
-def budget_headers(exchange: Exchange, attempt: Attempt) -> list[tuple[bytes, bytes]]:
-    """What the tightest hard budget had left a second ago, and the warning that Claude Code shows for it."""
-    figures = exchange.gateway.headroom.tightest(attempt.period_ids)
+def budget_headers(attempt: Attempt) -> list[tuple[bytes, bytes]]:
+    """What the tightest hard budget had left when this call was admitted, its own hold taken off, and the
+    warning that Claude Code shows for it."""
+    figures = attempt.tightest
     if figures is None:
         return []
     headers = [(b"exchequer-budget-remaining-usd", nanos_to_usd(figures.left_nanos).encode())]
@@ -157,7 +158,7 @@ async def _relay_message(
     charge, content = attempt.promise.message(body, upstream.headers.get("content-encoding", "").lower())
     headers = response_headers(exchange, upstream)
     served = charge.passes[0].model if charge.passes else exchange.requested_model
-    headers += budget_headers(exchange, attempt)
+    headers += budget_headers(attempt)
     headers += (
         (b"content-length", b"%d" % len(body)),
         (b"exchequer-model", (served or "").encode("ascii", "replace")),
@@ -192,7 +193,7 @@ class EventStream:
         self._upstream = upstream
         self._tap = StreamTap(upstream.headers.get("content-encoding", "").lower())
         self._failure: Refusal | None = None
-        headers = response_headers(exchange, upstream) + budget_headers(exchange, attempt)
+        headers = response_headers(exchange, upstream) + budget_headers(attempt)
         headers.append((b"exchequer-model", (exchange.requested_model or "").encode("ascii", "replace")))
         self.response = GatewayResponse(upstream.status, headers, stream=self._chunks(), after=self._settle)
         exchange.on_leave = self._leave

@@ -10,14 +10,14 @@ import pytest
 from governance.core.ids import uuid7
 from governance.desk.batch import Batch, write
 from governance.desk.desk import Desk
-from governance.desk.items import Held, Refused, Settlement, Shrink
+from governance.desk.items import Figures, Held, Refused, Settlement, Shrink
 from tests.desk.conftest import Fatal, Purse
 
 
 async def test_a_hold_is_committed_before_its_caller_hears_of_it(desk: Desk, purse: Purse) -> None:
     period = purse.period(limit=100)
     hold = purse.hold(60, period)
-    assert await desk.place_hold(hold) == Held(hold.id)
+    assert await desk.place_hold(hold) == Held(hold.id, Figures(100, 0, 60))
     assert purse.row(period) == (0, 60)
     assert purse.open_holds() == {hold.id}
 
@@ -55,8 +55,17 @@ async def test_a_hold_takes_all_its_legs_or_none(desk: Desk, purse: Purse) -> No
     wide, narrow = purse.period(limit=1000), purse.period(limit=50)
     refused = await desk.place_hold(purse.hold(60, wide, narrow))
     assert isinstance(refused, Refused)
-    assert (refused.period_id, refused.limit_nanos, refused.left_nanos) == (narrow, 50, 50)
+    assert (refused.period_id, refused.figures) == (narrow, Figures(50, 0, 0))
     assert (purse.row(wide), purse.row(narrow)) == ((0, 0), (0, 0))
+
+
+async def test_a_hold_says_what_the_tightest_hard_budget_has_left(desk: Desk, purse: Purse) -> None:
+    wide, narrow = purse.period(limit=1000), purse.period(limit=70)
+    held = [await desk.place_hold(purse.hold(30, wide, narrow)) for _ in range(2)]
+    assert [one.tightest for one in held if isinstance(one, Held)] == [Figures(70, 0, 30), Figures(70, 0, 60)]
+    soft = await desk.place_hold(purse.hold(30, purse.period(limit=10, hard=False)))
+    assert isinstance(soft, Held)
+    assert soft.tightest is None
 
 
 async def test_a_soft_budget_never_refuses(desk: Desk, purse: Purse) -> None:
@@ -106,7 +115,7 @@ async def test_concurrent_holds_on_four_legs_never_pass_any_limit(
     assert [purse.row(leg) for leg in legs] == [(0, 2_500)] * 4
     for answer in answers:
         if isinstance(answer, Refused):
-            assert answer.spent_nanos + answer.held_nanos + 100 > answer.limit_nanos
+            assert answer.figures.left_nanos < 100
 
 
 def test_checking_before_adding_overspends_which_is_what_the_desk_prevents(purse: Purse) -> None:

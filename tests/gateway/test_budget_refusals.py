@@ -7,7 +7,7 @@ import anthropic
 import pytest
 
 from governance.budgets.limits import set_budget
-from governance.core.money import usd_to_nanos
+from governance.core.money import NANOS_PER_USD, usd_to_nanos
 from tenants.scope import platform_scope
 from tests.gateway.asking import ASK, assert_refused, post, script
 from tests.harness import Account, Stack, make_tenant, wait_until
@@ -115,24 +115,20 @@ def test_a_stream_gives_back_what_it_does_not_need_at_message_start(stack: Stack
 
 def test_a_reply_says_what_is_left_and_warns_when_it_is_little(stack: Stack) -> None:
     account = make_tenant("1")
-    seen: list[dict[str, str]] = []
-
-    def ask_again() -> bool:
-        seen.append(dict(post(stack, account, headers=script(usage=usage)).headers))
-        return "exchequer-budget-remaining-usd" in seen[-1]
-
     usage = {"input_tokens": 0, "output_tokens": 1}
-    wait_until(ask_again, 5)
-    assert 0.99 < float(seen[-1]["exchequer-budget-remaining-usd"]) < 1
-    assert "anthropic-ratelimit-unified-status" not in seen[-1]
+    headers = post(stack, account, headers=script(usage=usage)).headers
+    (call,) = account.wait_for_calls(1)
+    assert usd_to_nanos(headers["exchequer-budget-remaining-usd"]) == NANOS_PER_USD - call.held_nanos
+    assert "anthropic-ratelimit-unified-status" not in headers
     assert post(
         stack, account, {**ASK, "max_tokens": 80_000}, headers=script(usage=usage | {"output_tokens": 80_000})
     ).is_success
-    wait_until(lambda: ask_again() and "anthropic-ratelimit-unified-status" in seen[-1], 5)
+    account.wait_for_calls(2)
+    headers = post(stack, account, headers=script(usage=usage)).headers
     unified = "anthropic-ratelimit-unified-"
-    assert seen[-1][f"{unified}status"] == "allowed_warning"
-    assert seen[-1][f"{unified}representative-claim"] == "overage"
-    assert (seen[-1][f"{unified}overage-utilization"], seen[-1][f"{unified}overage-surpassed-threshold"]) == (
+    assert headers[f"{unified}status"] == "allowed_warning"
+    assert headers[f"{unified}representative-claim"] == "overage"
+    assert (headers[f"{unified}overage-utilization"], headers[f"{unified}overage-surpassed-threshold"]) == (
         "0.80",
         "0.75",
     )

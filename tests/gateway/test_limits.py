@@ -9,10 +9,8 @@ from typing import Any
 
 import pytest
 
-from governance.gateway import headroom
 from governance.gateway.body import BodyBudget, read_body
 from governance.gateway.errors import CallRefused
-from governance.gateway.headroom import Headroom
 from tests.gateway.asking import ASK, assert_refused, post, script
 from tests.harness import Account, make_tenant, start_stack, wait_until
 
@@ -53,28 +51,6 @@ def test_a_body_takes_the_memory_that_has_arrived_not_what_it_declares() -> None
     read = read_body(receive, 32_000_000, bytes_max=32_000_000, seconds_max=1, take=taken.append)
     assert asyncio.run(read) == b"{" + b"}" * 9
     assert taken == [1, 9]
-
-
-def test_figures_of_budgets_that_nobody_uses_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Rows:
-        async def execute(self, sql: str, parameters: list[list[int]]) -> "Rows":
-            self.asked = parameters[0]
-            return self
-
-        async def fetchall(self) -> list[tuple[int, int, int, int]]:
-            return [(row, 10, 1, 2) for row in self.asked]
-
-    figures, rows = Headroom(), Rows()
-    monkeypatch.setattr(headroom, "PERIODS_KEPT_MAX", 3)
-    for row in range(5):
-        figures.tightest([row])
-    asyncio.run(figures.refresh(rows))  # type: ignore[arg-type]
-    assert len(rows.asked) == len(figures._figures) == 3
-    assert figures.tightest([rows.asked[0]]) == headroom.Figures(10, 1, 2)
-    monkeypatch.setattr(headroom, "UNUSED_SECONDS_MAX", 0)
-    asyncio.run(figures.refresh(rows))  # type: ignore[arg-type]
-    assert not figures._figures
-    assert not figures._asked
 
 
 def test_the_memory_for_bodies_is_given_back() -> None:

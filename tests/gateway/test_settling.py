@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from governance.desk.items import Settlement
+from governance.desk.items import Held, Settlement
 from governance.gateway import attempt as attempts
 from governance.gateway import call_record
 from governance.gateway.alerts import Alerts
@@ -61,7 +61,7 @@ def an_attempt(exchange: Any) -> Attempt:
         at=None,  # type: ignore[arg-type]
         book=SimpleNamespace(version=4),  # type: ignore[arg-type]
     )
-    return Attempt(exchange, uuid4(), (11, 12), promise)
+    return Attempt(exchange, Held(uuid4(), None), (11, 12), promise)
 
 
 def refuse_to_be_made(*arguments: object, **more: object) -> None:

@@ -23,7 +23,8 @@ END $$;
 
 # Holds in the given order, greedy, all legs or none, against the limit (never the ceiling). Soft rows
 # have no ceiling and never refuse. `leg_positions` are 1-based positions in `periods`, which is
-# sorted and distinct; `leg_counts` says how many belong to each hold.
+# sorted and distinct; `leg_counts` says how many belong to each hold. The figures of a row are those of
+# the hard leg with the least left: of the one that refuses, or after this hold was taken.
 ADMIT = """
 CREATE FUNCTION desk_admit(
     periods bigint[], hold_ids uuid[], tenant_ids bigint[], amounts bigint[], price_versions bigint[],
@@ -38,6 +39,7 @@ DECLARE
     last_leg integer;
     leg integer;
     refusing integer;
+    tightest integer;
 BEGIN
     SELECT array_agg(p.ceiling_nanos IS NOT NULL ORDER BY p.id),
            array_agg(p.starts_at <= at AND at < p.ends_at ORDER BY p.id),
@@ -66,17 +68,23 @@ BEGIN
                 refusing := leg;  -- of several, the one with the least left is the one to tell about
             END IF;
         END LOOP;
+        tightest := refusing;
         IF refusing IS NULL THEN
             FOR k IN first_leg .. last_leg LOOP
                 leg := leg_positions[k];
                 helds[leg] := helds[leg] + amounts[i];
+                IF hard[leg] AND (
+                    tightest IS NULL
+                    OR limits[leg] - spents[leg] - helds[leg]
+                       < limits[tightest] - spents[tightest] - helds[tightest]
+                ) THEN
+                    tightest := leg;
+                END IF;
             END LOOP;
             admitted := admitted || i;
-            refused_by := NULL; limit_nanos := NULL; spent_nanos := NULL; held_nanos := NULL; closed := NULL;
-        ELSE
-            refused_by := periods[refusing]; limit_nanos := limits[refusing];
-            spent_nanos := spents[refusing]; held_nanos := helds[refusing]; closed := NOT is_open[refusing];
         END IF;
+        refused_by := periods[refusing]; closed := NOT is_open[refusing];
+        limit_nanos := limits[tightest]; spent_nanos := spents[tightest]; held_nanos := helds[tightest];
         first_leg := last_leg + 1;
         RETURN NEXT;
     END LOOP;
