@@ -110,7 +110,7 @@ class GatewayHandler:
             try:
                 if response.stream is None:
                     _settle_soon(response)
-                    await _send_whole(exchange, response, send)
+                    await _send_whole(response, send)
                 else:
                     await _send_stream(exchange, response, receive, send)
             finally:
@@ -149,20 +149,9 @@ def _settle_soon(response: GatewayResponse) -> None:
         loop.call_soon(loop.call_soon, response.after)
 
 
-async def _sent(exchange: Exchange, send: Any, message: Any) -> bool:
-    """False when the client does not read: it counts as gone then."""
-    try:
-        async with asyncio.timeout(exchange.gateway.limits.send_seconds_max):
-            await send(message)
-    except TimeoutError:
-        exchange.leave()
-        return False
-    return True
-
-
-async def _send_whole(exchange: Exchange, response: GatewayResponse, send: Any) -> None:
-    if await _sent(exchange, send, _start(response)):
-        await _sent(exchange, send, {"type": "http.response.body", "body": response.body})
+async def _send_whole(response: GatewayResponse, send: Any) -> None:
+    await send(_start(response))
+    await send({"type": "http.response.body", "body": response.body})
 
 
 def _start(response: GatewayResponse) -> dict[str, Any]:
@@ -170,24 +159,22 @@ def _start(response: GatewayResponse) -> dict[str, Any]:
 
 
 async def _send_stream(exchange: Exchange, response: GatewayResponse, receive: Any, send: Any) -> None:
-    """Write chunks as they come, and notice at once when the client leaves.
+    """Write chunks as they come, and notice at once when the client leaves (http.py makes one leave that
+    does not read).
 
-    Leaving, or not reading for too long, cancels nothing: it sets `client_left` and tells the stream, which
-    ends by itself. So there is no moment, not even while the response is finishing, in which a cancellation
-    could hit the settling.
+    Leaving cancels nothing: it sets `client_left` and tells the stream, which ends by itself. So there is no
+    moment, not even while the response is finishing, in which a cancellation could hit the settling.
     """
     stream = response.stream
     assert stream is not None
     watcher = asyncio.ensure_future(receive())
     watcher.add_done_callback(lambda done: None if done.cancelled() else exchange.leave())
     try:
-        reads = await _sent(exchange, send, _start(response))
+        await send(_start(response))
         async for chunk in stream:
-            if reads:
-                message = {"type": "http.response.body", "body": chunk, "more_body": True}
-                reads = await _sent(exchange, send, message)
-        if reads and response.complete:
-            await _sent(exchange, send, {"type": "http.response.body"})
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        if response.complete:
+            await send({"type": "http.response.body"})
     finally:
         watcher.cancel()
 

@@ -46,7 +46,6 @@ class Limits:
     body_bytes_max: int
     body_seconds_max: float
     settle_backlog_max: int
-    send_seconds_max: float
 
 
 class Gateway:
@@ -105,7 +104,6 @@ class Gateway:
                 settings.GATEWAY_BODY_BYTES_MAX,
                 settings.GATEWAY_BODY_SECONDS_MAX,
                 settings.GATEWAY_SETTLE_BACKLOG_MAX,
-                settings.GATEWAY_SEND_SECONDS_MAX,
             ),
         )
 

@@ -2,16 +2,15 @@
 
 uvicorn writes the head and the body of a response apart, and uvloop sends each at once. A write that wakes
 the other side is the dearest thing that a small call does, so what is written within one turn of the event
-loop leaves together. And a closed connection whose client does not read is dropped in the end.
+loop leaves together. And a connection whose client does not read is dropped in the end: to the application
+its client has left.
 """
 
 import asyncio
 from typing import Any
 
+from django.conf import settings
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-
-LINGER_SECONDS_MAX = 60
-"""How long a connection that is closed waits for its client to read the rest."""
 
 
 class JoiningTransport:
@@ -33,8 +32,8 @@ class JoiningTransport:
     def close(self) -> None:
         self._flush()
         self._transport.close()
-        if self._transport.get_write_buffer_size():
-            self._call_later(LINGER_SECONDS_MAX, self._transport.abort)
+        if self._transport.get_write_buffer_size():  # less than what pauses writing, and still unread
+            self._call_later(settings.GATEWAY_SEND_SECONDS_MAX, self._transport.abort)
 
     def _flush(self) -> None:
         parts = self._parts
@@ -46,5 +45,25 @@ class JoiningTransport:
 class JoiningProtocol(HttpToolsProtocol):
     """For uvicorn.Config(http=…)."""
 
+    _unread: asyncio.TimerHandle | None = None
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(JoiningTransport(transport, self.loop))  # type: ignore[arg-type]
+
+    def pause_writing(self) -> None:
+        """The client has stopped reading; what waits for it fills the buffer, open or closing."""
+        super().pause_writing()
+        self._unread = self.loop.call_later(settings.GATEWAY_SEND_SECONDS_MAX, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._stop_waiting()
+        super().resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def _stop_waiting(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
