@@ -138,16 +138,14 @@ def issue_key(
     return issued
 
 
-CHANGEABLE_SETTINGS = frozenset(
-    {
-        "name",
-        "expires_at",
-        "default_tags",
-        "required_tags",
-        "allowed_models",
-        "max_output_tokens",
-        "unbounded_allowed",
-    }
+CHANGEABLE_SETTINGS = (
+    "name",
+    "expires_at",
+    "default_tags",
+    "required_tags",
+    "allowed_models",
+    "max_output_tokens",
+    "unbounded_allowed",
 )
 
 
@@ -156,7 +154,7 @@ def change_key(key: ApiKey, settings: Mapping[str, object], *, actor: Actor | No
 
     A key never changes its tenant or team: its spending history would change budgets with it.
     """
-    if unknown := settings.keys() - CHANGEABLE_SETTINGS:
+    if unknown := settings.keys() - set(CHANGEABLE_SETTINGS):
         raise KeyStateError(f"A key's {', '.join(sorted(unknown))} cannot be changed; issue a new key.")
     with transaction.atomic():
         locked = _lock(key)

@@ -25,18 +25,17 @@ from governance.console.fields import TagsField
 from governance.console.pages import form_page, posted
 from governance.console.site import console_site
 from governance.core.clock import utcnow
-from tenants.keys import IssuedKey, KeyStateError, change_key, issue_key, revoke_key, rotate_key
+from tenants.keys import (
+    CHANGEABLE_SETTINGS,
+    IssuedKey,
+    KeyStateError,
+    change_key,
+    issue_key,
+    revoke_key,
+    rotate_key,
+)
 from tenants.models import ApiKey, Team, Tenant
 
-SETTINGS = (
-    "name",
-    "expires_at",
-    "default_tags",
-    "required_tags",
-    "allowed_models",
-    "max_output_tokens",
-    "unbounded_allowed",
-)
 TAGS = ["default_tags", "required_tags"]
 OVERLAPS = {0: "None: refuse the old key now", 3600: "One hour", 86_400: "One day", 604_800: "One week"}
 
@@ -129,12 +128,12 @@ class ApiKeyAdmin(ConsoleAdmin):
     def save_model(self, request: HttpRequest, obj: ApiKey, form: Any, change: bool) -> None:
         data = form.cleaned_data
         if change:
-            changed = {name: data[name] for name in form.changed_data if name in SETTINGS}
+            changed = {name: data[name] for name in form.changed_data if name in CHANGEABLE_SETTINGS}
             change_key(obj, changed, actor=actor_of(request))
             return
         if not access_of(request).may_change_key(obj):
             raise PermissionDenied
-        chosen = {name: data[name] for name in SETTINGS if name in data and name != "name"}
+        chosen = {name: data[name] for name in CHANGEABLE_SETTINGS if name in data and name != "name"}
         issued = issue_key(
             obj.tenant,
             obj.name,

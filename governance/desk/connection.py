@@ -6,7 +6,6 @@ is stopped while it holds row locks is cut off by it, and the others go on.
 
 import psycopg
 
-from governance.desk import wire
 from governance.desk.arrays import register_arrays
 from governance.desk.batch import RawConnection
 
@@ -32,5 +31,4 @@ async def connect(
         ),
     )
     register_arrays(connection)
-    await wire.prepare(connection.pgconn)
     return connection

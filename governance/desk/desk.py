@@ -27,12 +27,13 @@ from psycopg import errors
 
 from governance.calls.records import CallRecord
 from governance.desk import statements
+from governance.desk.aside import Aside
 from governance.desk.batch import Written, write
 from governance.desk.items import DeskUnavailable, Held, PlaceHold, Refused, Settlement, Shrink
 from governance.desk.link import Link
 from governance.desk.memo import void_of_unused_hold
 from governance.desk.overrun import settle_overrun
-from governance.desk.queue import UNREACHABLE, Queued, Taken, periods_of, pop
+from governance.desk.queue import UNREACHABLE, Queued, Taken, pop
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +45,6 @@ RECORDS_QUEUED_MAX = 20_000
 """During a long outage the oldest refusals are forgotten; money never is."""
 HOLD_TRIES_MAX = 3
 """After so many lock timeouts the holds of a batch are turned away; settlements go on trying."""
-ASIDE_SECONDS = 0.5
-"""How long items rest whose rows somebody else keeps locked."""
 
 _TRY_AGAIN = (errors.DeadlockDetected, errors.SerializationFailure)
 _UNSENDABLE = (
@@ -79,16 +78,14 @@ class Desk:
             while_away=self._turn_away,
         )
         self._on_fatal = on_fatal
+        self._wake = asyncio.Event()
         self._holds: deque[Queued[PlaceHold]] = deque()
         self._settlements: deque[Queued[Settlement]] = deque()
         self._shrinks: deque[Queued[Shrink]] = deque()
         self._records: deque[Queued[CallRecord]] = deque()
         self._writing = Taken()
-        self._aside = Taken()
-        self._locked_periods: set[int] = set()
-        self._aside_due = False
+        self._aside = Aside(self._link, self._wake.set)
         self._heartbeat_due = False
-        self._wake = asyncio.Event()
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
         self.failed: BaseException | None = None
@@ -129,7 +126,7 @@ class Desk:
     @property
     def unsettled(self) -> int:
         """Settlements that are not durable yet."""
-        return len(self._settlements) + len(self._writing.settlements) + len(self._aside.settlements)
+        return len(self._settlements) + len(self._writing.settlements) + len(self._aside.items.settlements)
 
     @property
     def lease_id(self) -> int:
@@ -144,7 +141,7 @@ class Desk:
         """
         if not self.healthy:
             raise DeskUnavailable(UNREACHABLE)
-        if not self._locked_periods.isdisjoint(hold.period_ids):
+        if self._aside.blocks(hold.period_ids):
             raise DeskUnavailable("A budget of this call is locked by somebody else.")
         queued: Queued[PlaceHold] = Queued(hold, asyncio.get_running_loop().create_future())
         self._holds.append(queued)
@@ -194,11 +191,13 @@ class Desk:
     # --- the loop --------------------------------------------------------------------------------
     async def _run(self) -> None:
         try:
-            while not (self._stopping and not self.queue_depth and not self._aside):
+            while not (self._stopping and not self.queue_depth and not self._aside.items):
                 await self._wake.wait()
                 self._wake.clear()
-                if self._aside_due:
-                    await self._take_up_again()
+                if self._aside.due:
+                    free = await self._aside.give_back()
+                    self._settlements.extendleft(reversed(free.settlements))
+                    self._shrinks.extendleft(reversed(free.shrinks))
                 while self.queue_depth or self._heartbeat_due:
                     await self._write(self._take())
                     self._writing = Taken()
@@ -235,7 +234,7 @@ class Desk:
                 tries += 1
                 if tries >= HOLD_TRIES_MAX:
                     taken.turn_holds_away()
-                taken = await self._put_aside(taken)
+                taken = await self._aside.take(taken)
             except _UNSENDABLE as error:
                 return await self._bisect(taken, error)
             except psycopg.Error as error:
@@ -281,7 +280,7 @@ class Desk:
             except _TRY_AGAIN:
                 await asyncio.sleep(0.01)
             except errors.LockNotAvailable:
-                if not await self._put_aside(Taken([queued])):
+                if not await self._aside.take(Taken([queued])):
                     return
             except _UNSENDABLE as error:
                 queued.item = _plainer(queued.item, error)
@@ -304,47 +303,6 @@ class Desk:
             await self._write(taken)
         elif not queued.future.done():
             queued.future.set_exception(error)
-
-    async def _put_aside(self, taken: Taken) -> Taken:
-        """Set apart the items whose rows somebody keeps locked, and return the others."""
-        locked = await self._still_locked(taken.periods())
-        if not locked:
-            return taken
-        log.warning("Budget periods %s are locked by somebody else; the others go on.", sorted(locked))
-        theirs, others = taken.split(lambda queued: not locked.isdisjoint(periods_of(queued)))
-        theirs.turn_holds_away()
-        self._aside.settlements += theirs.settlements
-        self._aside.shrinks += theirs.shrinks
-        self._locked_periods |= locked
-        asyncio.get_running_loop().call_later(ASIDE_SECONDS, self._call_again)
-        return others
-
-    def _call_again(self) -> None:
-        self._aside_due = True
-        self._wake.set()
-
-    async def _take_up_again(self) -> None:
-        """Queue what was put aside and can be written now."""
-        self._aside_due = False
-        self._locked_periods = await self._still_locked(self._locked_periods)
-        self._aside, free = self._aside.split(
-            lambda queued: not self._locked_periods.isdisjoint(periods_of(queued))
-        )
-        self._settlements.extendleft(reversed(free.settlements))
-        self._shrinks.extendleft(reversed(free.shrinks))
-        if self._locked_periods:
-            asyncio.get_running_loop().call_later(ASIDE_SECONDS, self._call_again)
-
-    async def _still_locked(self, periods: set[int]) -> set[int]:
-        if not periods:
-            return set()
-        while True:
-            try:
-                return periods - {
-                    row[0] for row in await self._link.rows(statements.UNLOCKED, [list(periods)])
-                }
-            except psycopg.Error as error:
-                await self._link.mend(error)
 
     async def _recover(self, taken: Taken, error: psycopg.Error) -> None:
         """After lost contact: was the batch committed? Leave in `taken` only what must be written again."""

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 
 from governance.core.append_only import PARTITIONED_TABLES
-from governance.desk import statements
+from governance.desk import statements, wire
 from governance.desk.batch import Lease, RawConnection
 from governance.desk.connection import connect
 
@@ -116,6 +116,7 @@ class Link:
             lock_timeout_seconds=lock_timeout_seconds,
             name=self._worker,
         )
+        await wire.prepare(self._connection.pgconn)
         self.connected = True
 
     async def _take_lease(self) -> None:

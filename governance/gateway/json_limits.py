@@ -97,7 +97,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         for name, _ in pairs:
             if name in seen:
                 shown = name[:64].encode(errors="replace").decode()
-                raise RequestRefused(f"{shown}: given twice in one object. Send it once.", shown)
+                raise RequestRefused(f"{shown}: given twice in one object. Send it once.")
             seen.add(name)
     return given
 

@@ -40,7 +40,7 @@ async def read(exchange: Exchange) -> None:
     try:
         exchange.request = read_request(exchange.body)
     except RequestRefused as error:
-        raise invalid("invalid_body", error.sentence, status=error.status) from None
+        raise invalid("invalid_body", error.sentence) from None
 
 
 def check_policies(exchange: Exchange) -> None:

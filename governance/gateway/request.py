@@ -201,7 +201,7 @@ def _user_id(metadata: Fields | None) -> str | None:
     user_id = value_of(raw, str)
     if user_id is None:
         path = "metadata.user_id"
-        raise RequestRefused(f"{path}: Input should be a valid string", path)
+        raise RequestRefused(f"{path}: Input should be a valid string")
     return user_id
 
 
@@ -356,5 +356,5 @@ def _read_in_full(body: bytes) -> tuple[str, ...]:
     for name in unknown:
         known = name.casefold()
         if known in KNOWN_FIELDS:
-            raise RequestRefused(f"Spell {name!r} as {known!r}: some readers would take it for that.", known)
+            raise RequestRefused(f"Spell {name!r} as {known!r}: some readers would take it for that.")
     return tuple(name[:64] for name in unknown[:UNKNOWN_FIELDS_MAX])

@@ -4,18 +4,11 @@ import re
 
 
 class RequestRefused(Exception):
-    """The body cannot be served: a 400 in Anthropic's error envelope.
+    """The body cannot be served: a 400. `sentence` is the error's message, the field at fault first."""
 
-    `sentence` is the error's message; `param` is the path of the field at fault, or None.
-    """
-
-    status = 400
-    error_type = "invalid_request_error"
-
-    def __init__(self, sentence: str, param: str | None = None) -> None:
+    def __init__(self, sentence: str) -> None:
         super().__init__(sentence)
         self.sentence = sentence
-        self.param = param
 
 
 _MISSING = re.compile(r"Object missing required field `(\w+)`(?: - at `\$\.?(.*)`)?$")
@@ -28,16 +21,16 @@ def shape_refusal(error: str) -> RequestRefused:
     if missing := _MISSING.match(error):
         field, parent = missing.groups()
         path = _path(f"{parent}.{field}" if parent else field)
-        return RequestRefused(f"{path}: Field required", path)
+        return RequestRefused(f"{path}: Field required")
     wrong = _WRONG.match(error)
     if wrong is None:
         return RequestRefused("The request body must be a JSON object.")
     problem, path = wrong[1], _path(wrong[2])
     expected = re.match(r"Expected `([^`]+)`, got `(\w+)`", problem)
     if expected is None:  # a range: "Expected `int` >= 0"
-        return RequestRefused(f"{path}: {problem}", path)
+        return RequestRefused(f"{path}: {problem}")
     names = [_EXPECTED[name] for name in expected[1].split(" | ") if name in _EXPECTED]
-    return RequestRefused(f"{path}: Input should be a valid {' or '.join(names)}", path)
+    return RequestRefused(f"{path}: Input should be a valid {' or '.join(names)}")
 
 
 def _path(msgspec_path: str) -> str:

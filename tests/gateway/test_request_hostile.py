@@ -72,7 +72,6 @@ def use(raw: bytes) -> Request | None:
         request = read_request(raw)
     except RequestRefused as refused:
         refused.sentence.encode()
-        (refused.param or "").encode()
         return None
     assert input_bound(request, 200_000).tokens_max > 0
     "".join(unbounded_features(request)).encode()

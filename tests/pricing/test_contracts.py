@@ -149,4 +149,7 @@ def test_terms_that_have_not_begun_may_still_change_or_go() -> None:
     price = agree_discount(make_tenant(), 150_000, effective_from=utcnow() + timedelta(days=1))
     price.discount_ppm = 200_000
     price.save()
+    assert ContractPrice._base_manager.get(pk=price.pk).discount_ppm == 200_000
+    price_id = price.pk
     price.delete()
+    assert not ContractPrice._base_manager.filter(pk=price_id).exists()

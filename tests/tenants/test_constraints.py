@@ -59,6 +59,7 @@ def test_the_database_refuses_a_bad_key(alice: Tenant, column: str, value: objec
 def test_the_database_knows_every_kind_of_time_zone_name(alice: Tenant, zone: str) -> None:
     with connection.cursor() as cursor:
         cursor.execute("UPDATE tenants_tenant SET time_zone = %s WHERE id = %s", [zone, alice.pk])
+    assert Tenant._base_manager.get(pk=alice.pk).time_zone == zone
 
 
 @pytest.mark.parametrize("alias", ["default", "owner"])
