@@ -38,14 +38,14 @@ for _name, _words in _LISTS.items():
         _LISTS_OF.setdefault(_word, []).append(_name)
 _WORDS = frozenset(_LISTS_OF)
 
-_LETTERS = bytes(code if chr(code).isalpha() and code < 128 else 32 for code in range(256))
+_LETTERS = bytes(ord(chr(code).lower()) if chr(code).isalpha() and code < 128 else 32 for code in range(256))
 
 
 def keyword_scores(text: bytes) -> dict[str, int]:
     """{"code": 3, …} for the lists with any hit. `text` is UTF-8, plain or as a JSON string."""
     if len(text) > HEAD_BYTES + TAIL_BYTES:
         text = text[:HEAD_BYTES] + b" " + text[-TAIL_BYTES:]
-    words = text.lower().replace(b"\\n", b" ").translate(_LETTERS).split()
+    words = text.replace(b"\\n", b" ").translate(_LETTERS).split()
     scores: dict[str, int] = {}
     for word in _WORDS.intersection(words):
         for name in _LISTS_OF[word]:

@@ -3,16 +3,16 @@
 The `at` column is missing here on purpose: the database's clock fills it in.
 """
 
-from dataclasses import dataclass, fields
 from typing import Any, Literal
 from uuid import UUID
+
+import msgspec
 
 # Column → how its values travel to PostgreSQL. The order is the order of the record's fields.
 type ColumnType = Literal["uuid", "bigint", "text", "boolean", "jsonb", "bytea"]
 
 
-@dataclass(slots=True, kw_only=True)
-class CallRecord:
+class CallRecord(msgspec.Struct, kw_only=True, gc=False):
     """One client request. JSON columns hold JSON text; amounts are nano-dollars; see models.Call."""
 
     id: UUID
@@ -50,8 +50,7 @@ class CallRecord:
     duration_ms: int = 0
 
 
-@dataclass(slots=True, kw_only=True)
-class AttemptRecord:
+class AttemptRecord(msgspec.Struct, kw_only=True, gc=False):
     """One try upstream; its id is its hold's. JSON columns hold JSON text; see models.Attempt."""
 
     id: UUID
@@ -92,9 +91,9 @@ _JSON_FIELDS = {"tags", "decision", "facts", "passes", "cost_by_meter"}
 _BYTES_FIELDS = {"fingerprints", "cache_digest"}
 
 
-def column_types(record: type[Any]) -> dict[str, ColumnType]:
+def column_types(record: type[msgspec.Struct]) -> dict[str, ColumnType]:
     """{"id": "uuid", "tenant_id": "bigint", …} in field order."""
-    return {field.name: _column_type(field.name, field.type) for field in fields(record)}
+    return {field.name: _column_type(field.name, field.type) for field in msgspec.structs.fields(record)}
 
 
 def _column_type(name: str, annotation: Any) -> ColumnType:

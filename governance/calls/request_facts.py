@@ -123,8 +123,7 @@ def _extended(prefix: int, message: bytes) -> int:
     return (prefix * _ODD + int.from_bytes(message)) & _MASK
 
 
-@dataclass(frozen=True, slots=True)
-class RequestFacts:
+class RequestFacts(msgspec.Struct, frozen=True, gc=False):
     """`facts` is JSON text in the shape above; `fingerprints` is packed."""
 
     facts: str
@@ -148,13 +147,10 @@ def request_facts(request: Request, fingerprint_key: bytes, reply_content: bytes
     ]
     if fields.cache_control:
         sections.count_breakpoint(b"".join(fields.cache_control.values()))
-    kinds = [item.kind for item in request.media]
-    counts = sections.counts | {
-        "msg": len(fields.messages),
-        "tool": len(tools),
-        "img": kinds.count("image"),
-        "doc": kinds.count("document"),
-    }
+    counts = {"msg": len(fields.messages), "tool": len(tools), **sections.counts}
+    for item in request.media:
+        if name := _COUNT_OF_MEDIA.get(item.kind):
+            counts[name] = counts.get(name, 0) + 1
     facts = {
         "v": SHAPE_VERSION,
         "bytes": sections.bytes,
@@ -162,7 +158,8 @@ def request_facts(request: Request, fingerprint_key: bytes, reply_content: bytes
         "n": {name: count for name, count in counts.items() if count},
         "max": fields.max_tokens,
         "kw": keyword_scores(_last_user_text(fields.messages)),
-    } | _settings(fields)
+        **_settings(fields),
+    }
     packed = _packed_fingerprints(fingerprint_key, (system, tools, documents), turns, reply_content)
     return RequestFacts(_encode(facts).decode(), packed)
 
@@ -185,6 +182,7 @@ def fingerprint(key: bytes, piece: bytes) -> bytes:
 _encode = msgspec.json.Encoder().encode
 _NO_BLOCKS: tuple[Block, ...] = ()
 _SECTION_OF_TYPE = {b'"tool_result"': "res", b'"document"': "doc", b'"image"': "img"}
+_COUNT_OF_MEDIA = {"image": "img", "document": "doc"}
 _TOOL_CALLS = {b'"tool_use"', b'"server_tool_use"', b'"mcp_tool_use"'}
 
 
@@ -196,7 +194,7 @@ class _Sections:
     def __init__(self) -> None:
         self.bytes: dict[str, int] = {}
         self.words: dict[str, int] = {}
-        self.counts = {"call": 0, "res": 0, "bp5": 0, "bp1": 0}
+        self.counts: dict[str, int] = {}
 
     def add(self, section: str, block: Block) -> bytes:
         """Counts one block or definition; returns what identifies it, without its cache breakpoint."""
@@ -220,7 +218,10 @@ class _Sections:
 
     def count_breakpoint(self, control: bytes) -> None:
         if control != b"null":
-            self.counts["bp1" if b"1h" in control else "bp5"] += 1
+            self.count("bp1" if b"1h" in control else "bp5")
+
+    def count(self, name: str) -> None:
+        self.counts[name] = self.counts.get(name, 0) + 1
 
 
 def _system_paragraphs(system: str | list[Block] | None, sections: _Sections) -> list[bytes]:
@@ -254,9 +255,9 @@ def _turns(messages: Sequence[Message], sections: _Sections) -> list[bytes]:
                 special = _SECTION_OF_TYPE.get(kind)
                 pieces.append(sections.add(special or section, block))
                 if kind in _TOOL_CALLS:
-                    sections.counts["call"] += 1
+                    sections.count("call")
                 elif special == "res":
-                    sections.counts["res"] += 1
+                    sections.count("res")
         turns.append(b"\0".join(pieces))
     return turns
 

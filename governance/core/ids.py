@@ -1,6 +1,6 @@
 """Identifiers of facts: UUIDv7 (RFC 9562), so that an id sorts by time and names its partition."""
 
-import os
+import random
 import threading
 import time
 import uuid
@@ -25,7 +25,8 @@ def uuid7() -> uuid.UUID:
             if _sequence > 0xFFF:
                 _last_ms, _sequence = _last_ms + 1, 0
         milliseconds, sequence = _last_ms, _sequence
-    random_bits = int.from_bytes(os.urandom(8)) & ((1 << 62) - 1)
+    # An id is no secret, so it takes no system call. Python seeds its generator anew after a fork.
+    random_bits = random.getrandbits(62)
     return uuid.UUID(int=milliseconds << 80 | 0x7 << 76 | sequence << 64 | 0b10 << 62 | random_bits)
 
 

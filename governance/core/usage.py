@@ -6,8 +6,9 @@ guesses: usage that cannot be read raises UsageUnreadable, and the caller charge
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
+
+import msgspec
 
 Speed = Literal["standard", "fast"]
 ServiceTier = Literal["standard", "priority", "batch"]
@@ -20,8 +21,7 @@ class UsageUnreadable(ValueError):
     """The reply's usage is missing or malformed; the message is a sentence that names the field."""
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True, gc=False):
     """Units per meter, in the order of METERS. Tokens, except the last, which counts searches."""
 
     input_tokens: int = 0
@@ -62,8 +62,7 @@ class Usage:
         return self.cache_creation_5m_tokens + self.cache_creation_1h_tokens
 
 
-@dataclass(frozen=True, slots=True)
-class Pass:
+class Pass(msgspec.Struct, frozen=True, gc=False):
     """One sampling pass as served. `inference_geo` is '' where the reply does not say."""
 
     model: str

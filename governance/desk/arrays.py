@@ -8,6 +8,7 @@ several prepared statements of one, and cannot type an empty or all-NULL list.
 
 import struct
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -19,63 +20,89 @@ from psycopg.types.numeric import Int8BinaryDumper
 
 _HEAD = struct.Struct("!iiIii")  # dimensions, has nulls, element type, length, lower bound
 _NULL = b"\xff\xff\xff\xff"
-_BIGINT = struct.Struct("!iq").pack
+_BIGINT = struct.Struct("!q").pack
 _SIZE = struct.Struct("!i").pack
-_UUID_SIZE = _SIZE(16)
+_BIGINT_SIZE, _UUID_SIZE = _SIZE(8), _SIZE(16)
+_TRUE, _FALSE = struct.pack("!i?", 1, True), struct.pack("!i?", 1, False)
 
 
 class PackedArray:
-    """The binary form of a one-dimensional array."""
+    """The binary form of a one-dimensional array. `sized` makes one item of a value that is not None."""
 
     __slots__ = ("data",)
     element_oid: ClassVar[int]
 
-    def _join(self, items: list[bytes], length: int) -> None:
-        if length:
-            self.data = _HEAD.pack(1, 1, self.element_oid, length, 1) + b"".join(items)
+    def __init__(self, values: Sequence[Any]) -> None:
+        """struct.error for a number over 64 bits, UnicodeEncodeError for a lone surrogate."""
+        length = len(values)
+        nulls = values.count(None)
+        if nulls == length:  # many columns of most batches; also the array without a row
+            self.data = _of_nulls(self.element_oid, length)
         else:
-            self.data = struct.pack("!iiI", 0, 0, self.element_oid)
+            head = _HEAD.pack(1, 1, self.element_oid, length, 1)
+            self.data = head + (self._some(values) if nulls else self._all(values))
+
+    def _all(self, values: Sequence[Any]) -> bytes:
+        return b"".join(map(self.sized, values))
+
+    def _some(self, values: Sequence[Any]) -> bytes:
+        return b"".join([_NULL if value is None else self.sized(value) for value in values])
+
+    @staticmethod
+    def sized(value: Any) -> bytes:
+        raise NotImplementedError
+
+
+@lru_cache(maxsize=4096)
+def _of_nulls(element_oid: int, length: int) -> bytes:
+    if length == 0:
+        return struct.pack("!iiI", 0, 0, element_oid)
+    return _HEAD.pack(1, 1, element_oid, length, 1) + _NULL * length
 
 
 class BigintArray(PackedArray):
     element_oid = 20
 
-    def __init__(self, values: Sequence[int | None]) -> None:
-        """struct.error (a ValueError to the desk) when a value does not fit 64 bits."""
-        self._join([_NULL if value is None else _BIGINT(8, value) for value in values], len(values))
+    def _all(self, values: Sequence[int]) -> bytes:
+        # Each item is its size and itself: joining by the size writes all sizes but the first.
+        return _BIGINT_SIZE + _BIGINT_SIZE.join(map(_BIGINT, values))
+
+    @staticmethod
+    def sized(value: int) -> bytes:
+        return _BIGINT_SIZE + _BIGINT(value)
 
 
 class UuidArray(PackedArray):
     element_oid = 2950
 
-    def __init__(self, values: Sequence[UUID | None]) -> None:
-        self._join([_NULL if value is None else _UUID_SIZE + value.bytes for value in values], len(values))
+    @staticmethod
+    def sized(value: UUID) -> bytes:
+        return _UUID_SIZE + value.bytes
 
 
 class BooleanArray(PackedArray):
     element_oid = 16
-    _ITEMS = {True: struct.pack("!i?", 1, True), False: struct.pack("!i?", 1, False), None: _NULL}
 
-    def __init__(self, values: Sequence[bool | None]) -> None:
-        self._join([self._ITEMS[value] for value in values], len(values))
+    @staticmethod
+    def sized(value: bool) -> bytes:
+        return _TRUE if value else _FALSE
 
 
 class ByteaArray(PackedArray):
     element_oid = 17
 
-    def __init__(self, values: Sequence[bytes | None]) -> None:
-        self._join([_NULL if value is None else _SIZE(len(value)) + value for value in values], len(values))
+    @staticmethod
+    def sized(value: bytes) -> bytes:
+        return _SIZE(len(value)) + value
 
 
 class TextArray(PackedArray):
     element_oid = 25
 
-    def __init__(self, values: Sequence[str | None]) -> None:
-        """UnicodeEncodeError for a lone surrogate."""
-        self._join(
-            [_NULL if value is None else _SIZE(len(item := value.encode())) + item for value in values],
-            len(values),
-        )
+    @staticmethod
+    def sized(value: str) -> bytes:
+        encoded = value.encode()
+        return _SIZE(len(encoded)) + encoded
 
 
 _ARRAY_OIDS = {BigintArray: 1016, UuidArray: 2951, BooleanArray: 1000, ByteaArray: 1001, TextArray: 1009}

@@ -6,8 +6,10 @@ Settlement  →  bool: whether this settlement resolved the hold (False: someone
 CallRecord  →  True once it is durable
 """
 
-from dataclasses import dataclass, replace
 from uuid import UUID
+
+import msgspec
+from msgspec.structs import replace
 
 from governance.calls.records import AttemptRecord, CallRecord
 from governance.ledger.kinds import Basis, EntryKind
@@ -17,8 +19,7 @@ class DeskUnavailable(Exception):
     """The ledger cannot be written now, so nothing may go upstream. Tell the caller to come back (503)."""
 
 
-@dataclass(slots=True, frozen=True)
-class PlaceHold:
+class PlaceHold(msgspec.Struct, frozen=True):
     """Take `amount_nanos` on every period of `period_ids`, or on none.
 
     `memo` is JSON text with what the sweeper needs if this worker dies: see desk/memo.py.
@@ -33,8 +34,7 @@ class PlaceHold:
     memo: str
 
 
-@dataclass(slots=True, frozen=True)
-class Figures:
+class Figures(msgspec.Struct, frozen=True):
     """One budget period as it stood in one locked read."""
 
     limit_nanos: int
@@ -51,8 +51,7 @@ class Figures:
         return 100 if self.limit_nanos == 0 else self.spent_nanos * 100 // self.limit_nanos
 
 
-@dataclass(slots=True, frozen=True)
-class Held:
+class Held(msgspec.Struct, frozen=True):
     """The hold is committed: the call may go upstream.
 
     `tightest` is the hard budget with the least left, this hold included; None without a hard one.
@@ -62,8 +61,7 @@ class Held:
     tightest: Figures | None
 
 
-@dataclass(slots=True, frozen=True)
-class Refused:
+class Refused(msgspec.Struct, frozen=True):
     """The hold does not fit: `figures` are of the row that refused it.
 
     `closed` says that the period has ended (or not begun) by the database's clock: look the period up
@@ -75,8 +73,7 @@ class Refused:
     closed: bool
 
 
-@dataclass(slots=True, frozen=True)
-class Shrink:
+class Shrink(msgspec.Struct, frozen=True):
     """Lower an open hold to `amount_nanos`, once less than the worst case is certain."""
 
     hold_id: UUID
@@ -84,8 +81,7 @@ class Shrink:
     period_ids: tuple[int, ...]
 
 
-@dataclass(slots=True, frozen=True)
-class Settlement:
+class Settlement(msgspec.Struct, frozen=True):
     """Resolve a hold: charge what it cost, or void it with proof that nothing was billed.
 
     `period_ids` and `held_nanos` are the hold's as this process knows them. A cost above the hold is

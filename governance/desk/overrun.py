@@ -6,10 +6,10 @@ the tightest hard budget can carry. The rest is the operator's: an `overrun` ent
 
 import logging
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 import psycopg
+from msgspec.structs import replace
 
 from governance.core.ids import uuid7
 from governance.desk import statements

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
+import msgspec
+
 from governance.calls.records import CallRecord
 from governance.desk.batch import Batch
 from governance.desk.items import DeskUnavailable, PlaceHold, Settlement, Shrink
@@ -14,8 +16,7 @@ from governance.desk.items import DeskUnavailable, PlaceHold, Settlement, Shrink
 UNREACHABLE = "The ledger's database cannot be reached."
 
 
-@dataclass(slots=True, eq=False)
-class Queued[Item]:
+class Queued[Item](msgspec.Struct, eq=False):
     """An item and whoever waits for its answer."""
 
     item: Item

@@ -1,9 +1,9 @@
 """Money before bytes: hold the worst case on every budget that covers the call, or say which one refuses."""
 
-from dataclasses import asdict
 from datetime import datetime
 
 import psycopg
+from msgspec.structs import asdict
 
 from governance.budgets.periods import BudgetClosed
 from governance.budgets.terms import BudgetTerms

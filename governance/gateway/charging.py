@@ -6,11 +6,11 @@ full_hold  nobody can tell; it may have been billed
 """
 
 import zlib
-from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from governance.core.meters import Meter
 from governance.core.usage import Pass, Usage, UsageUnreadable, served_passes

@@ -1,8 +1,8 @@
 """A request's headers, read once: what concerns us, and what goes upstream byte for byte."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 
+import msgspec
 from django.core.exceptions import ValidationError
 
 from governance.gateway.errors import CallRefused, invalid
@@ -31,18 +31,17 @@ _plans: dict[bytes, tuple[str | None, bool]] = {}
 few names on every request."""
 
 
-@dataclass(slots=True)
-class Inbound:
+class Inbound(msgspec.Struct):
     """`forward` is what upstream gets, in order; the rest is for us."""
 
-    forward: list[tuple[str, str]] = field(default_factory=list)
-    credentials: set[bytes] = field(default_factory=set)
+    forward: list[tuple[str, str]] = []
+    credentials: set[bytes] = msgspec.field(default_factory=set)
     content_type: bytes = b""
     content_encoding: bytes = b""
     content_length: int | None = None
     tags: str = ""
     version: str = ""
-    beta: list[str] = field(default_factory=list)
+    beta: list[str] = []
     session: str | None = None
     user_agent: str | None = None
     traceparent: str | None = None

@@ -68,7 +68,7 @@ def _passes(name: bytes) -> bool:
 def response_headers(exchange: Exchange, upstream: aiohttp.ClientResponse) -> list[tuple[bytes, bytes]]:
     """Upstream's headers without what is not the client's business, and ours."""
     headers = [header for header in upstream.raw_headers if _passes(header[0])]
-    headers.append((b"exchequer-call-id", str(exchange.id).encode()))
+    headers.append((b"exchequer-call-id", msgspec.json.encode(exchange.id)[1:-1]))
     headers.append((b"exchequer-decision", exchange.decision_text.encode()))
     headers.append((b"exchequer-cache", b"off"))
     return headers

@@ -10,8 +10,9 @@ URL, a file id, a tool that the server runs in a loop) counts as the model's who
 import re
 import unicodedata
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import chain, starmap
+
+import msgspec
 
 from governance.gateway.request import ABSENT, Fields, Media, Request, is_given, value_of
 
@@ -28,8 +29,7 @@ _CLIENT_TOOL = re.compile(r"(bash|text_editor|computer|memory)_\d{8}")
 _LIMITED_TOOL = re.compile(r"web_(search|fetch)_\d{8}")
 
 
-@dataclass(frozen=True, slots=True)
-class InputBound:
+class InputBound(msgspec.Struct, frozen=True, gc=False):
     """`tokens_max` is over all `passes_max` sampling passes."""
 
     tokens_max: int

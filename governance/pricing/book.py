@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+import msgspec
+
 from governance.core.meters import METERS, Meter
 from governance.core.money import ceil_div
 from governance.core.usage import Pass, Speed
@@ -26,8 +28,7 @@ _INPUT_SIDE = {
 _SERVABLE: dict[Speed, tuple[Variant, ...]] = {"standard": ("standard",), "fast": ("standard", "fast")}
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
+class Cost(msgspec.Struct, frozen=True):
     """What an attempt costs, in nano-dollars.
 
     `cost_nanos` is at the contract price where there is one, `list_nanos` at list price. `by_meter` has the
