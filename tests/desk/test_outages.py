@@ -20,21 +20,21 @@ from governance.desk.desk import Desk
 from governance.desk.items import DeskUnavailable, Held, Refused, Shrink
 from governance.desk.sweeper import Sweeper
 from governance.ledger.audit import audit
+from tests.chaos_proxy import ChaosProxy
 from tests.desk.conftest import Fatal, Purse
-from tests.desk.cutting_proxy import CuttingProxy
 
 type StartDesk = Callable[..., Awaitable[Desk]]
 
 
 @pytest.fixture
-async def proxy() -> AsyncIterator[CuttingProxy]:
-    proxy = CuttingProxy(settings.DATABASE_URL)
+async def proxy() -> AsyncIterator[ChaosProxy]:
+    proxy = ChaosProxy(settings.DATABASE_URL)
     yield proxy
     await proxy.stop()
 
 
 async def test_a_settlement_whose_commit_was_not_heard_is_acknowledged_not_repeated(
-    start_desk: StartDesk, purse: Purse, proxy: CuttingProxy
+    start_desk: StartDesk, purse: Purse, proxy: ChaosProxy
 ) -> None:
     desk = await start_desk(await proxy.start())
     period = purse.period(limit=100)
@@ -48,7 +48,7 @@ async def test_a_settlement_whose_commit_was_not_heard_is_acknowledged_not_repea
 
 
 async def test_a_hold_whose_commit_was_not_heard_is_voided_and_its_caller_turned_away(
-    start_desk: StartDesk, purse: Purse, proxy: CuttingProxy
+    start_desk: StartDesk, purse: Purse, proxy: ChaosProxy
 ) -> None:
     desk = await start_desk(await proxy.start())
     period = purse.period(limit=100)
@@ -102,10 +102,9 @@ async def test_connections_cut_under_load_lose_and_double_nothing(
 
 
 async def test_without_a_database_holds_are_turned_away_at_once_and_settlements_kept(
-    start_desk: StartDesk, purse: Purse, proxy: CuttingProxy
+    start_desk: StartDesk, purse: Purse, proxy: ChaosProxy
 ) -> None:
-    url = await proxy.start()
-    desk = await start_desk(url)
+    desk = await start_desk(await proxy.start())
     period = purse.period(limit=100)
     hold = purse.hold(60, period)
     await desk.place_hold(hold)
@@ -121,8 +120,7 @@ async def test_without_a_database_holds_are_turned_away_at_once_and_settlements_
     await asyncio.sleep(0.3)
     assert not settled.done()
 
-    port = int(url.split("127.0.0.1:")[1].split("/")[0])
-    proxy._server = await asyncio.start_server(proxy._serve, "127.0.0.1", port)
+    await proxy.start()
     async with asyncio.timeout(5):
         assert await settled
     assert ("charge", 25) in purse.entries()
