@@ -9,7 +9,6 @@ from typing import Any
 from uuid import uuid4
 
 import psycopg
-import pytest
 
 from governance.desk.desk import Desk
 from governance.desk.items import Settlement, Shrink
@@ -42,16 +41,12 @@ async def an_honest_run(desk: Desk, purse: Purse, journalled: psycopg.Connection
             )  # fmt: skip
         else:
             at = datetime.now(UTC).isoformat(timespec="milliseconds")
-            bill.append(
-                {"script_id": str(number), "request_id": f"req-{number}", "at": at, "usage": USAGE}
-            )
+            bill.append({"script_id": str(number), "request_id": f"req-{number}", "at": at, "usage": USAGE})
         assert await desk.settle(charge)
     return collect(journalled, [purse.tenant_id], bill)
 
 
-async def test_an_honest_run_is_sound(
-    desk: Desk, purse: Purse, journalled: psycopg.Connection[Any]
-) -> None:
+async def test_an_honest_run_is_sound(desk: Desk, purse: Purse, journalled: psycopg.Connection[Any]) -> None:
     evidence = await an_honest_run(desk, purse, journalled)
     assert check(evidence) == []
     assert len(evidence.bill) == 5
