@@ -350,7 +350,7 @@ class Desk:
             self._shrinks,
             self._records,
             self._writing,
-            self._aside,
+            self._aside.items,
         ):
             waiting: Any = queue
             for queued in waiting:

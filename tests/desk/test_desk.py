@@ -10,7 +10,7 @@ import pytest
 from governance.core.ids import uuid7
 from governance.desk.batch import Batch, write
 from governance.desk.desk import Desk
-from governance.desk.items import Figures, Held, Refused, Settlement, Shrink
+from governance.desk.items import DeskUnavailable, Figures, Held, Refused, Settlement, Shrink
 from tests.desk.conftest import Fatal, Purse
 
 
@@ -284,3 +284,19 @@ def test_ids_made_by_one_process_increase() -> None:
     ids = [uuid7() for _ in range(10_000)]
     assert ids == sorted(ids)
     assert len(set(ids)) == len(ids)
+
+
+async def test_a_desk_that_fails_tells_its_waiters_and_its_worker(
+    desk: Desk, purse: Purse, fatal: Fatal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error that nothing explains: nobody waits for ever, and the worker is told to leave."""
+
+    async def fail(*_: object) -> None:
+        raise RuntimeError("nobody expected this")
+
+    monkeypatch.setattr("governance.desk.desk.write", fail)
+    with pytest.raises(DeskUnavailable):
+        await desk.place_hold(purse.hold(10, purse.period(limit=100)))
+    await asyncio.sleep(0)
+    assert [str(error) for error in fatal.errors] == ["nobody expected this"]
+    assert not desk.healthy
