@@ -111,7 +111,7 @@ class UsageTap:
     """Reads usage off a stream: feed it every decoded message_start and message_delta, in order.
 
     Feeding never raises, so that a reply is relayed whatever its usage looks like; `passes()` does.
-    Deltas are cumulative: a later total supersedes an earlier one and is never added to it. The split of
+    Deltas are cumulative: a later total supersedes a smaller one and is never added to it. The split of
     cache writes by TTL, speed, tier and geo are in message_start only.
     """
 
@@ -146,7 +146,12 @@ class UsageTap:
 
     def _take(self, usage: object) -> None:
         if isinstance(usage, Mapping):
-            self._usage.update((name, value) for name, value in usage.items() if value is not None)
+            kept = self._usage
+            for name, value in usage.items():
+                before = kept.get(name)
+                # What is cumulative cannot shrink: of two counts that disagree the larger one is charged.
+                if value is not None and not (type(value) is type(before) is int and 0 <= value < before):
+                    kept[name] = value
 
     @property
     def exact_input(self) -> Usage | None:

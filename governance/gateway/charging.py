@@ -99,7 +99,7 @@ class Promise(msgspec.Struct, frozen=True):
             return self.full_hold("the stream ended before its message_start event")
         try:
             passes = tap.usage.passes()
-            if tap.usage.finished or tap.stopped:
+            if tap.usage.finished:
                 return self.rated(passes, "stream", tap.stop_reason)
             if not self.single_pass or len(passes) > 1:
                 return self.full_hold("a stream of several passes broke off", passes)
