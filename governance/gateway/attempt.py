@@ -5,6 +5,7 @@ is durable: no await, so neither a disconnect nor a cancellation can come betwee
 """
 
 import logging
+from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -109,6 +110,19 @@ class Attempt:
             call,
         )
         self.resolved = True
+
+    def settling(self, settle: Callable[[], None]) -> Callable[[], None]:
+        """`settle`; should it fail, the whole hold is charged: nobody else would, while this worker lives."""
+
+        def settle_in_any_case() -> None:
+            try:
+                settle()
+            except Exception as error:
+                log.exception("Call %s could not be settled; its whole hold is charged.", self.exchange.id)
+                charge = self.promise.full_hold(f"settling failed: {type(error).__name__}")
+                self.charge(charge, outcome=Outcome.FAILED, status=500, reason="internal")
+
+        return settle_in_any_case
 
     def _rows(
         self, charge: Charge | None, error: str | None, outcome: str, status: int, reason: str, content: bytes

@@ -169,7 +169,7 @@ async def _relay_message(
     def settle() -> None:
         attempt.charge(charge, outcome=Outcome.SERVED, status=upstream.status, reason=reason, content=content)
 
-    return GatewayResponse(upstream.status, headers, body, after=settle)
+    return GatewayResponse(upstream.status, headers, body, after=attempt.settling(settle))
 
 
 def unknown_outcome(exchange: Exchange, attempt: Attempt, error: Lost | TimedOut) -> GatewayResponse:
@@ -195,7 +195,9 @@ class EventStream:
         self._failure: Refusal | None = None
         headers = response_headers(exchange, upstream) + budget_headers(attempt)
         headers.append((b"exchequer-model", (exchange.requested_model or "").encode("ascii", "replace")))
-        self.response = GatewayResponse(upstream.status, headers, stream=self._chunks(), after=self._settle)
+        self.response = GatewayResponse(
+            upstream.status, headers, stream=self._chunks(), after=attempt.settling(self._settle)
+        )
         exchange.on_leave = self._leave
 
     async def _chunks(self) -> AsyncIterator[bytes]:
