@@ -33,7 +33,7 @@ from typing import Any
 import anthropic
 from django.core.management import call_command
 
-from governance.budgets.limits import set_budget
+from governance.budgets.limits import create_tenant_with_wall
 from governance.calls.models import Attempt, Call
 from governance.core.money import usd_to_nanos
 from governance.ledger.models import BudgetPeriod, Hold, LedgerEntry
@@ -251,7 +251,7 @@ class Account:
         return self._rows(Hold)
 
     def period(self) -> BudgetPeriod:
-        """The one row of the tenant's own budget."""
+        """The one row of the tenant's first budget, its wall."""
         (row,) = [row for row in self._rows(BudgetPeriod) if row.budget_id == self.budget_id]
         return row
 
@@ -260,7 +260,7 @@ class Account:
         from governance.budgets.models import Budget
 
         with platform_scope():
-            return Budget.objects.get(tenant=self.tenant, scope="tenant").pk
+            return Budget.objects.filter(tenant=self.tenant, scope="tenant").earliest("pk").pk
 
     def wait_for_calls(self, count: int, seconds: float = 5.0) -> list[Call]:
         """Until so many calls are recorded and nothing is held; then the calls."""
@@ -280,6 +280,5 @@ def make_tenant(limit_usd: str = "100", *, period: str = "month", **key_options:
     """A new tenant with one hard budget of its own and one key; `key_options` go to issue_key."""
     slug = f"t-{secrets.token_hex(6)}"
     with platform_scope():
-        tenant = Tenant.objects.create(name=slug, slug=slug)
-        set_budget(tenant, scope="tenant", period=period, limit_nanos=usd_to_nanos(limit_usd))
+        tenant = create_tenant_with_wall(slug, limit_nanos=usd_to_nanos(limit_usd), period=period)
         return Account(tenant, issue_key(tenant, "test", **key_options))

@@ -5,21 +5,25 @@ under the same row lock as any hold. Lowering below what is spent and held break
 nothing.
 """
 
+from collections.abc import Sequence
+
 from django.db import transaction
-from django.db.models import BigIntegerField, Case, F, Value, When
+from django.db.models import BigIntegerField, Case, F, Q, Value, When
 from django.db.models.functions import Greatest
 
 from governance.audit import events
 from governance.audit.events import Actor
-from governance.budgets.models import DEFAULT_ALERT_PERCENTS, Budget, Enforcement, Scope
+from governance.budgets.models import DEFAULT_ALERT_PERCENTS, Budget, Enforcement, PeriodKind, Scope
+from governance.budgets.targets import BudgetRefused as BudgetRefused
+from governance.budgets.targets import find_models, find_target
 from governance.core.money import format_usd
 from governance.ledger.models import BudgetPeriod, DatabaseNow
-from tenants.models import ApiKey, Team, Tenant
+from tenants.models import Tenant
 from tenants.scope import tenant_scope
+from tenants.tenants import create_tenant
 
-
-class BudgetRefused(ValueError):
-    """A budget that cannot be set; the text says why and what to do."""
+WALL = Q(scope=Scope.TENANT, enforcement=Enforcement.HARD, models_only=[], closed_at=None)
+"""The budgets that hold for everything that a tenant does. At least one, always."""
 
 
 def set_budget(
@@ -30,38 +34,49 @@ def set_budget(
     period: str,
     limit_nanos: int,
     enforcement: str = Enforcement.HARD,
+    each: bool = False,
+    subjects_max: int | None = None,
+    models_only: Sequence[str] = (),
+    week_starts_on: int | None = None,
     time_zone: str | None = None,
     name: str | None = None,
     alert_percents: list[int] | None = None,
     actor: Actor | None = None,
 ) -> Budget:
-    """Create the budget of that scope and period, or change its limit. Writes an audit event.
+    """Create the budget of that scope, period and models, or change its limit. Writes an audit event.
 
-    `ref` is the id of the team's or key's row, "" for the tenant. A budget on a key holds for every key
-    of its lineage. BudgetRefused for a team or key of another tenant, for a limit below zero, and for
-    another time zone than the budget has.
+    `ref` says which team, key, end user, tag or session (models.Scope), as targets.py reads it; "" for the
+    tenant. With `each`, every subject of the scope gets the limit for itself. A budget on a key holds for
+    every key of its lineage. What is None stays as it is. BudgetRefused, with a sentence, for a combination
+    that cannot be; ValidationError names a field with a bad value.
     """
     if limit_nanos < 0:
         raise BudgetRefused("A limit cannot be below zero; 0 lets nothing through.")
     with transaction.atomic(), tenant_scope(tenant.pk):
-        ref, target_name = _check_target(tenant, scope, ref)
-        found = Budget.objects.select_for_update().filter(
-            tenant=tenant, scope=scope, scope_ref=ref, period=period, enforcement=enforcement, closed_at=None
-        )
+        target = find_target(tenant, scope, ref, each=each)
+        identity = {
+            "scope": scope,
+            "scope_ref": target.ref,
+            "each": each,
+            "models_only": find_models(models_only),
+            "period": period,
+            "enforcement": enforcement,
+        }
+        found = Budget.objects.select_for_update().filter(tenant=tenant, closed_at=None, **identity)
         budget = found.first()
         before = _facts(budget) if budget else None
         if budget is None:
-            budget = Budget(tenant=tenant, scope=scope, scope_ref=ref, period=period, enforcement=enforcement)
+            budget = Budget(tenant=tenant, **identity)
             budget.time_zone = time_zone or tenant.time_zone
+            budget.week_starts_on = week_starts_on or 0
             budget.alert_percents = list(DEFAULT_ALERT_PERCENTS)
-            budget.name = f"{target_name}, {period}"
-        if time_zone not in (None, budget.time_zone):
-            raise BudgetRefused(
-                f"This budget counts its periods in {budget.time_zone}; periods of two zones would overlap. "
-                "Close it and set a new one."
-            )
+            budget.name = _name(budget, target.name)
+        _check_terms(budget, time_zone, week_starts_on, subjects_max)
+        if each:
+            _require_wall(tenant)
         budget.limit_nanos = limit_nanos
         budget.name = name or budget.name
+        budget.subjects_max = subjects_max if subjects_max is not None else budget.subjects_max
         budget.alert_percents = alert_percents if alert_percents is not None else budget.alert_percents
         budget.full_clean(exclude=["tenant"])
         budget.save()
@@ -71,15 +86,31 @@ def set_budget(
     return budget
 
 
+def create_tenant_with_wall(
+    name: str,
+    *,
+    limit_nanos: int,
+    period: str = PeriodKind.MONTH,
+    slug: str | None = None,
+    time_zone: str = "UTC",
+    actor: Actor | None = None,
+) -> Tenant:
+    """A new tenant and its first hard budget, or neither: a tenant always has one of its own.
+
+    BudgetRefused or ValidationError as `set_budget` and `create_tenant` raise them.
+    """
+    with transaction.atomic():
+        tenant = create_tenant(name, slug=slug, time_zone=time_zone, actor=actor)
+        set_budget(tenant, scope=Scope.TENANT, period=period, limit_nanos=limit_nanos, actor=actor)
+    return tenant
+
+
 def close_budget(budget: Budget, *, actor: Actor | None = None) -> None:
     """Stop charging new calls to this budget; calls in flight settle into it. Never the last wall."""
     with transaction.atomic(), tenant_scope(budget.tenant_id):
         budget = Budget.objects.select_for_update().get(pk=budget.pk)
-        others = Budget.objects.filter(
-            tenant_id=budget.tenant_id, scope=Scope.TENANT, enforcement=Enforcement.HARD, closed_at=None
-        ).exclude(pk=budget.pk)
-        is_wall = budget.scope == Scope.TENANT and budget.enforcement == Enforcement.HARD
-        if is_wall and not others.select_for_update().exists():
+        walls = Budget.objects.filter(WALL, tenant_id=budget.tenant_id).order_by("pk").select_for_update()
+        if [wall.pk for wall in walls] == [budget.pk]:
             raise BudgetRefused(
                 "This is the tenant's only hard budget. Set another one first, or lower this one to 0."
             )
@@ -93,36 +124,51 @@ def apply_to_live_periods(budget: Budget) -> None:
     """Give every period of this budget that is not over its limit and thresholds. Call in a transaction."""
     rows = BudgetPeriod.objects.filter(budget_id=budget.pk, ends_at__gt=DatabaseNow()).order_by("pk")
     locked = list(rows.select_for_update(no_key=True).values_list("pk", flat=True))
+    limit = Greatest(Value(0), Value(budget.limit_nanos) + F("added_nanos"))
     hard = budget.enforcement == Enforcement.HARD
     BudgetPeriod.objects.filter(pk__in=locked).update(
-        limit_nanos=budget.limit_nanos,
+        limit_nanos=limit,
         alert_percents=budget.alert_percents,
         ceiling_nanos=Case(
-            When(
-                Value(hard),
-                then=Greatest(Value(budget.limit_nanos), F("spent_nanos") + F("held_nanos")),
-            ),
+            When(Value(hard), then=Greatest(limit, F("spent_nanos") + F("held_nanos"))),
             default=None,
             output_field=BigIntegerField(),
         ),
     )
 
 
-def _check_target(tenant: Tenant, scope: str, ref: str) -> tuple[str, str]:
-    """The scope's reference in its kept form, and a name for people."""
-    if scope == Scope.TENANT:
-        return "", tenant.name
-    if scope == Scope.TEAM:
-        team = Team.objects.filter(tenant=tenant, pk=ref).first() if ref.isdigit() else None
-        if team is None:
-            raise BudgetRefused(f"{tenant.name} has no team with the id “{ref}”; create it first.")
-        return str(team.pk), team.name
-    if scope == Scope.KEY:
-        key = ApiKey.objects.filter(tenant=tenant, pk=ref).first() if ref.isdigit() else None
-        if key is None:
-            raise BudgetRefused(f"{tenant.name} has no key with the id “{ref}”; issue it first.")
-        return str(key.lineage_id), key.name
-    raise BudgetRefused(f"Budgets on a {scope} cannot be set yet; use tenant, team or key.")
+def _check_terms(
+    budget: Budget, time_zone: str | None, week_starts_on: int | None, subjects_max: int | None
+) -> None:
+    """BudgetRefused for terms that this budget cannot have, or that can no longer change."""
+    if week_starts_on is not None and budget.period != PeriodKind.WEEK:
+        raise BudgetRefused(f"Only a week has a first day; this budget counts by {budget.period}.")
+    if subjects_max is not None and not budget.each:
+        raise BudgetRefused("Only a budget on each subject has a cap on subjects; this one has one pot.")
+    if time_zone not in (None, budget.time_zone):
+        raise BudgetRefused(
+            f"This budget counts its periods in {budget.time_zone}; periods of two zones would overlap. "
+            "Close it and set a new one."
+        )
+    if week_starts_on not in (None, budget.week_starts_on):
+        raise BudgetRefused(
+            f"The weeks of this budget start on {budget.get_week_starts_on_display()}; others would overlap "
+            "them. Close it and set a new one."
+        )
+
+
+def _require_wall(tenant: Tenant) -> None:
+    if not Budget.objects.filter(WALL, tenant=tenant).exists():
+        raise BudgetRefused(
+            "Whoever calls chooses its own subject, so a budget on each of them needs a hard budget above it "
+            f"that they all share. Set a hard budget on {tenant.name} first."
+        )
+
+
+def _name(budget: Budget, target_name: str) -> str:
+    """What a budget is called until somebody names it."""
+    models = f", {' and '.join(budget.models_only)} only" if budget.models_only else ""
+    return f"{target_name[:60]}, {budget.period}{models}"[:120]
 
 
 def _facts(budget: Budget) -> dict[str, object]:
@@ -131,8 +177,12 @@ def _facts(budget: Budget) -> dict[str, object]:
         "name": budget.name,
         "scope": budget.scope,
         "scope_ref": budget.scope_ref,
+        "each": budget.each,
+        "subjects_max": budget.subjects_max if budget.each else None,
+        "models_only": list(budget.models_only),
         "period": budget.period,
         "time_zone": budget.time_zone,
+        "week_starts_on": budget.week_starts_on if budget.period == PeriodKind.WEEK else None,
         "limit": format_usd(budget.limit_nanos),
         "enforcement": budget.enforcement,
         "alert_percents": list(budget.alert_percents),

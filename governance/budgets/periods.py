@@ -5,114 +5,131 @@ is made in a short transaction of its own, sorted, before any batch: made inside
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import psycopg
 
-from governance.budgets.terms import BudgetTerms
+from governance.budgets.terms import Leg
 from governance.core.periods import Period
 
-# FOR SHARE waits for a limit that is being changed right now, and makes the change wait for us: the new
-# row either has the new limit or is seen by whoever changes it (limits.set_budget).
-INSERT_PERIOD = """
-INSERT INTO ledger_budgetperiod (tenant_id, budget_id, subject, starts_at, ends_at, limit_nanos,
-    ceiling_nanos, spent_nanos, held_nanos, alert_percents)
-SELECT b.tenant_id, b.id, '', %(starts_at)s, %(ends_at)s, b.limit_nanos,
-    CASE WHEN b.enforcement = 'hard' THEN b.limit_nanos END, 0, 0, b.alert_percents
-FROM (SELECT * FROM budgets_budget WHERE id = %(budget_id)s AND closed_at IS NULL FOR SHARE) b
-ON CONFLICT (budget_id, subject, starts_at) DO NOTHING
-"""
+OPEN_PERIOD = "SELECT budgets_open_period(%s, %s, %s, %s)"
+"""(budget id, subject, starts at, ends at) → made | there | closed | full: see migration 0002."""
 FIND_PERIODS = """
-SELECT p.budget_id, p.id, p.starts_at, p.ends_at FROM ledger_budgetperiod p
-WHERE p.budget_id = ANY(%s) AND p.subject = ''
-  AND p.starts_at <= exchequer_now() AND exchequer_now() < p.ends_at
+SELECT p.budget_id, p.subject, p.id, p.starts_at, p.ends_at
+FROM unnest(%s::bigint[], %s::text[]) AS leg(budget_id, subject)
+JOIN ledger_budgetperiod p ON p.budget_id = leg.budget_id AND p.subject = leg.subject
+WHERE p.starts_at <= exchequer_now() AND exchequer_now() < p.ends_at
 """
+SUBJECT_ROWS_KEPT_MAX = 50_000
+"""Rows of single subjects, about 20 MB; the longest unused is looked up again."""
 
 
 class BudgetClosed(Exception):
     """A budget was closed after this process compiled its settings: compile them again."""
 
 
+class SubjectsFull(Exception):
+    """As many subjects as the budget allows have a pot in this period, and this one is new."""
+
+    def __init__(self, leg: Leg, period: Period) -> None:
+        super().__init__(leg.title)
+        self.leg = leg
+        self.period = period
+
+
+@dataclass(slots=True, frozen=True, eq=False)
+class PeriodRow:
+    """A row of ledger.BudgetPeriod by its id, whose it is, and its window."""
+
+    id: int
+    leg: Leg
+    period: Period
+
+
 class PeriodRows:
     """The rows of current periods that this process knows. One a process; not a cache of money."""
 
-    def __init__(self) -> None:
-        self._rows: dict[int, tuple[int, Period]] = {}  # budget id → (row id, window)
-        self._described: dict[int, tuple[BudgetTerms, Period]] = {}  # row id → whose it is
+    def __init__(self, subject_rows_max: int = SUBJECT_ROWS_KEPT_MAX) -> None:
+        self._shared: dict[int, PeriodRow] = {}  # by budget id
+        self._of_subjects: dict[tuple[int, str], PeriodRow] = {}  # by Leg.key, the longest unused first
+        self._subject_rows_max = subject_rows_max
 
-    def known(self, budgets: Sequence[BudgetTerms], now: datetime) -> tuple[int, ...] | None:
-        """The row ids of these budgets at `now`; None when one is not known yet. Costs no query.
+    def known(self, legs: Sequence[Leg], now: datetime) -> tuple[PeriodRow, ...] | None:
+        """The rows of these legs at `now`; None when one is not known yet. Costs no query.
 
         `now` is this process's clock and only a guess: the desk refuses a row whose period has ended
         by the database's clock (`Refused.closed`).
         """
-        ids = []
-        for budget in budgets:
-            row = self._rows.get(budget.id)
-            if row is None or now not in row[1]:
+        rows = []
+        for leg in legs:
+            row = self._of_subject(leg) if leg.subject else self._shared.get(leg.budget.id)
+            if row is None or now not in row.period:
                 return None
-            ids.append(row[0])
-        return tuple(ids)
+            rows.append(row)
+        return tuple(rows)
 
     async def ensure(
-        self, connection: psycopg.AsyncConnection[Any], budgets: Sequence[BudgetTerms]
-    ) -> tuple[int, ...]:
-        """Find or make the current rows by the database's clock. BudgetClosed when one is gone.
+        self, connection: psycopg.AsyncConnection[Any], legs: Sequence[Leg]
+    ) -> tuple[PeriodRow, ...]:
+        """Find or make the current rows by the database's clock.
 
+        BudgetClosed when a budget is gone; SubjectsFull when it gives no new subject a pot.
         `connection` is in autocommit mode. A row is made from the budget as it stands in the database.
         """
         now = await _one(connection, "SELECT exchequer_now()")
-        found = await self._find(connection, budgets)
-        missing = [budget for budget in budgets if budget.id not in found]
+        found = await self._find(connection, legs)
+        missing = [leg for leg in legs if leg.key not in found]
         if missing:
             async with connection.transaction():
-                for budget in sorted(missing, key=lambda budget: budget.id):
-                    period = budget.period_at(now)
-                    await connection.execute(
-                        INSERT_PERIOD,
-                        {"budget_id": budget.id, "starts_at": period.starts_at, "ends_at": period.ends_at},
-                    )
-            found = await self._find(connection, budgets)
-        for budget in budgets:
-            if budget.id not in found:
-                raise BudgetClosed(budget.name)
-            self._remember(budget, *found[budget.id])
-        return tuple(found[budget.id][0] for budget in budgets)
+                for leg in sorted(missing, key=lambda leg: leg.key):
+                    period = leg.budget.period_at(now)
+                    arguments = [leg.budget.id, leg.subject, period.starts_at, period.ends_at]
+                    if await _one(connection, OPEN_PERIOD, arguments) == "full":
+                        raise SubjectsFull(leg, period)
+            found = await self._find(connection, legs)
+        for leg in legs:
+            if leg.key not in found:
+                raise BudgetClosed(leg.title)
+            self._remember(found[leg.key])
+        return tuple(found[leg.key] for leg in legs)
 
-    def _remember(self, budget: BudgetTerms, row_id: int, period: Period) -> None:
-        """Keep this row and the one before it, which calls under way may still ask about."""
-        before = self._rows.get(budget.id)
-        if before and before[0] != row_id:
-            self._described = {
-                known_id: (terms, window)
-                for known_id, (terms, window) in self._described.items()
-                if terms.id != budget.id or known_id == before[0]
-            }
-        self._rows[budget.id] = row_id, period
-        self._described[row_id] = budget, period
-
-    def describe(self, period_id: int) -> tuple[BudgetTerms, Period]:
-        """The budget and window of a row that `known` or `ensure` returned in this period or the last."""
-        return self._described[period_id]
-
-    def forget(self, period_id: int) -> None:
+    def forget(self, row: PeriodRow) -> None:
         """The database says that this period is over: look it up again. Others may have said so before."""
-        budget, _ = self._described[period_id]
-        if self._rows.get(budget.id, (None,))[0] == period_id:
-            del self._rows[budget.id]
+        if row.leg.subject:
+            if self._of_subjects.get(row.leg.key) is row:
+                del self._of_subjects[row.leg.key]
+        elif self._shared.get(row.leg.budget.id) is row:
+            del self._shared[row.leg.budget.id]
+
+    def _of_subject(self, leg: Leg) -> PeriodRow | None:
+        row = self._of_subjects.pop(leg.key, None)
+        if row is not None:
+            self._of_subjects[leg.key] = row
+        return row
+
+    def _remember(self, row: PeriodRow) -> None:
+        if not row.leg.subject:
+            self._shared[row.leg.budget.id] = row
+            return
+        self._of_subjects[row.leg.key] = row
+        if len(self._of_subjects) > self._subject_rows_max:
+            del self._of_subjects[next(iter(self._of_subjects))]
 
     async def _find(
-        self, connection: psycopg.AsyncConnection[Any], budgets: Sequence[BudgetTerms]
-    ) -> dict[int, tuple[int, Period]]:
-        cursor = await connection.execute(FIND_PERIODS, [[budget.id for budget in budgets]])
+        self, connection: psycopg.AsyncConnection[Any], legs: Sequence[Leg]
+    ) -> dict[tuple[int, str], PeriodRow]:
+        budget_ids, subjects = [leg.budget.id for leg in legs], [leg.subject for leg in legs]
+        cursor = await connection.execute(FIND_PERIODS, [budget_ids, subjects])
+        by_key = {leg.key: leg for leg in legs}
         return {
-            budget_id: (row_id, Period(starts_at, ends_at))
-            for budget_id, row_id, starts_at, ends_at in await cursor.fetchall()
+            (budget_id, subject): PeriodRow(row_id, by_key[budget_id, subject], Period(starts_at, ends_at))
+            for budget_id, subject, row_id, starts_at, ends_at in await cursor.fetchall()
         }
 
 
-async def _one(connection: psycopg.AsyncConnection[Any], sql: str) -> Any:
-    row = await (await connection.execute(sql)).fetchone()
+async def _one(connection: psycopg.AsyncConnection[Any], sql: str, arguments: Sequence[Any] = ()) -> Any:
+    row = await (await connection.execute(sql, arguments)).fetchone()
     assert row is not None
     return row[0]

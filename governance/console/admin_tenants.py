@@ -6,7 +6,6 @@ from django import forms
 from django.contrib import admin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import User
-from django.db import transaction
 from django.db.models import Model, QuerySet
 from django.forms import ModelForm
 from django.http import HttpRequest
@@ -16,14 +15,14 @@ from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationFo
 from unfold.widgets import UnfoldAdminSelectWidget
 
 from governance.audit import events
-from governance.budgets.limits import set_budget
+from governance.budgets.limits import create_tenant_with_wall
 from governance.console.access import Access, access_of, actor_of
 from governance.console.base import ConsoleAdmin
 from governance.console.display import STATE_LABELS
 from governance.console.fields import UsdField, time_zone_choices
 from governance.console.site import console_site
 from tenants.models import Membership, Team, Tenant
-from tenants.tenants import change_tenant, create_team, create_tenant, rename_team
+from tenants.tenants import change_tenant, create_team, rename_team
 
 
 class TenantForm(ModelForm):
@@ -82,11 +81,9 @@ class TenantAdmin(ConsoleAdmin):
         if change:
             change_tenant(obj, actor=actor, **{name: data[name] for name in form.changed_data})
             return
-        with transaction.atomic():
-            created = create_tenant(data["name"], time_zone=data["time_zone"], actor=actor)
-            set_budget(
-                created, scope="tenant", period="month", limit_nanos=data["monthly_limit_usd"], actor=actor
-            )
+        created = create_tenant_with_wall(
+            data["name"], limit_nanos=data["monthly_limit_usd"], time_zone=data["time_zone"], actor=actor
+        )
         obj.pk, obj.slug, obj.created_at = created.pk, created.slug, created.created_at
 
     @display(description="Status", ordering="status", label=STATE_LABELS)

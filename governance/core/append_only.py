@@ -11,6 +11,7 @@ from django.db import migrations
 FACT_TABLES: tuple[str, ...] = (
     "audit_auditevent",
     "ledger_ledgerentry",
+    "ledger_adjustment",
     "ledger_thresholdcrossing",
     "calls_call",
     "calls_attempt",

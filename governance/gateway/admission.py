@@ -5,8 +5,9 @@ from datetime import datetime
 import psycopg
 from msgspec.structs import asdict
 
-from governance.budgets.periods import BudgetClosed
-from governance.budgets.terms import BudgetTerms
+from governance.budgets.periods import BudgetClosed, PeriodRow, SubjectsFull
+from governance.budgets.subjects import SUBJECT_NAMES
+from governance.budgets.terms import Leg
 from governance.core.clock import utcnow
 from governance.core.ids import uuid7
 from governance.core.money import format_usd
@@ -15,6 +16,7 @@ from governance.desk.items import DeskUnavailable, Figures, Held, PlaceHold
 from governance.desk.memo import make_memo
 from governance.gateway import errors
 from governance.gateway.attempt import Attempt
+from governance.gateway.callers import legs_of
 from governance.gateway.charging import Promise
 from governance.gateway.errors import DO_NOT_RETRY, CallRefused, Refusal, retry_after
 from governance.gateway.exchange import Exchange
@@ -37,8 +39,10 @@ async def hold(exchange: Exchange, promise: Promise) -> Attempt:
     if gateway.desk.unsettled > gateway.limits.settle_backlog_max:
         raise CallRefused(errors.BACKLOG_FULL)
     memo = _memo(exchange, promise)
+    legs = legs_of(exchange)
     for _ in range(PERIOD_TRIES_MAX):
-        period_ids = await _periods(exchange, key.budgets)
+        rows = await _period_rows(exchange, legs)
+        period_ids = tuple([row.id for row in rows])
         order = PlaceHold(uuid7(), key.tenant.id, period_ids, promise.held_nanos, promise.book.version, memo)
         try:
             answer = await gateway.desk.place_hold(order)
@@ -47,34 +51,36 @@ async def hold(exchange: Exchange, promise: Promise) -> Attempt:
         if isinstance(answer, Held):
             exchange.held_ms = exchange.elapsed_ms()
             return Attempt(exchange, answer, period_ids, promise)
+        refusing = period_ids.index(answer.period_id)
         if not answer.closed:
-            budget, period = gateway.periods.describe(answer.period_id)
+            leg, row = legs[refusing], rows[refusing]
             exchange.decision["refused"] = {
-                "budget_id": budget.id,
+                "budget_id": leg.budget.id,
+                "subject": leg.subject,
                 "period_id": answer.period_id,
                 **asdict(answer.figures),
                 "needed_nanos": promise.held_nanos,
             }
-            raise CallRefused(budget_refusal(answer.figures, budget, period, promise.held_nanos, utcnow()))
-        gateway.periods.forget(answer.period_id)
+            raise CallRefused(budget_refusal(answer.figures, leg, row.period, promise.held_nanos, utcnow()))
+        gateway.periods.forget(rows[refusing])
     raise CallRefused(errors.LEDGER_UNAVAILABLE)
 
 
-async def _periods(exchange: Exchange, budgets: tuple[BudgetTerms, ...]) -> tuple[int, ...]:
+async def _period_rows(exchange: Exchange, legs: tuple[Leg, ...]) -> tuple[PeriodRow, ...]:
     gateway = exchange.gateway
-    known = gateway.periods.known(budgets, utcnow())
+    known = gateway.periods.known(legs, utcnow())
     if known is not None:
         return known
     try:
         async with gateway.store.connection() as connection:
             # A burst of first calls waits here together; the first one finds the rows for all.
-            return gateway.periods.known(budgets, utcnow()) or await gateway.periods.ensure(
-                connection, budgets
-            )
+            return gateway.periods.known(legs, utcnow()) or await gateway.periods.ensure(connection, legs)
     except (psycopg.Error, TimeoutError):
         raise CallRefused(errors.LEDGER_UNAVAILABLE) from None
     except BudgetClosed:
         raise CallRefused(errors.SETTINGS_MOVED) from None
+    except SubjectsFull as full:
+        raise CallRefused(subjects_refusal(full.leg, full.period, utcnow())) from None
 
 
 def _memo(exchange: Exchange, promise: Promise) -> str:
@@ -95,15 +101,13 @@ def _memo(exchange: Exchange, promise: Promise) -> str:
     )
 
 
-def budget_refusal(
-    row: Figures, budget: BudgetTerms, period: Period, needed_nanos: int, now: datetime
-) -> Refusal:
+def budget_refusal(row: Figures, leg: Leg, period: Period, needed_nanos: int, now: datetime) -> Refusal:
     """A 429 in the shape that Claude Code shows verbatim. All figures are of one locked read.
 
     `budget_held`: it will fit when calls in flight have ended. `budget_exhausted`: not in this period.
     """
     figures = (
-        f"This call could cost up to {format_usd(needed_nanos)}; the budget “{budget.name}” has "
+        f"This call could cost up to {format_usd(needed_nanos)}; the budget “{leg.title[:120]}” has "
         f"{format_usd(max(row.left_nanos, 0))} left of {format_usd(row.limit_nanos)} "
         f"({format_usd(row.spent_nanos)} spent, {format_usd(row.held_nanos)} held for calls in "
         "flight). "
@@ -118,8 +122,7 @@ def budget_refusal(
             "max_tokens.",
             retry_after(HELD_RETRY_SECONDS),
         )
-    resets = budget.period != "total"
-    when = f"It resets on {period.ends_at:%Y-%m-%d at %H:%M} UTC. " if resets else "It does not reset. "
+    when = _when_it_resets(leg, period)
     advice = (
         "Ask for fewer max_tokens or a cheaper model, or ask your administrator for a higher limit."
         if row.left_nanos > 0
@@ -130,12 +133,33 @@ def budget_refusal(
         "billing_error",
         "budget_exhausted",
         figures + when + advice,
-        _exhausted_headers(budget, period, now),
+        _exhausted_headers(leg, period, now),
     )
 
 
-def _exhausted_headers(budget: BudgetTerms, period: Period, now: datetime) -> Headers:
+def subjects_refusal(leg: Leg, period: Period, now: datetime) -> Refusal:
+    """A 429 for a subject that is new in a period that has all the subjects it may have."""
+    budget, kind = leg.budget, SUBJECT_NAMES[leg.budget.scope]
+    return Refusal(
+        429,
+        "billing_error",
+        "budget_subjects_full",
+        f"The budget “{budget.name}” gives each {kind} {format_usd(budget.limit_nanos)}, to at most "
+        f"{budget.subjects_max:,} of them a period; this call names one more. {_when_it_resets(leg, period)}"
+        f"Use a {kind} that is known, or ask your administrator to let the budget have more.",
+        _exhausted_headers(leg, period, now),
+    )
+
+
+def _when_it_resets(leg: Leg, period: Period) -> str:
+    if leg.budget.period == "total":
+        return "It does not reset. "
+    return f"It resets on {period.ends_at:%Y-%m-%d at %H:%M} UTC. "
+
+
+def _exhausted_headers(leg: Leg, period: Period, now: datetime) -> Headers:
     """anthropic-ratelimit-unified-*, as Claude Code reads them for a spend cap."""
+    budget = leg.budget
     unified = {
         b"status": b"rejected",
         b"overage-utilization": b"1",
@@ -145,7 +169,7 @@ def _exhausted_headers(budget: BudgetTerms, period: Period, now: datetime) -> He
     named = {"day": b"daily", "week": b"weekly", "month": b"monthly"}.get(budget.period)
     if named:
         unified[b"overage-period"] = named
-    if budget.scope != "key":
+    if budget.scope in ("tenant", "team", "tag"):
         unified[b"overage-scope"] = b"group_pool"
     headers = [*DO_NOT_RETRY]
     if budget.period != "total":

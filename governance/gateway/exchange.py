@@ -14,6 +14,7 @@ from governance.gateway.body import Receive, decoded, read_body
 from governance.gateway.inbound import Inbound, read_headers
 from governance.gateway.request import Request
 from governance.gateway.snapshot import KeySnapshot
+from governance.gateway.user_id import TEXT_LENGTH_MAX, end_user_of, session_of
 
 if TYPE_CHECKING:
     from governance.gateway.gateway import Gateway
@@ -148,14 +149,16 @@ class Exchange:
 
     @property
     def end_user(self) -> str | None:
-        """The caller's own user, as the body's metadata names it."""
-        user_id = self._request.user_id if self._request else None
-        return user_id and user_id[:256]
+        """The caller's own user, as the body's metadata names it; as much of it as is recorded."""
+        end_user = end_user_of(self._request.user_id) if self._request else None
+        return end_user and end_user[:TEXT_LENGTH_MAX]
 
     @property
     def session(self) -> str | None:
-        """The conversation that the call belongs to, where the client says so."""
-        return self.inbound.session
+        """The conversation that the call belongs to, where the client says so. A main agent and its
+        sub-agents name the same one."""
+        session = self.inbound.session or (session_of(self._request.user_id) if self._request else None)
+        return session and session[:TEXT_LENGTH_MAX]
 
     @property
     def decision_text(self) -> str:

@@ -18,7 +18,14 @@ from typing import Any
 
 import psycopg
 
-from governance.budgets.terms import LOAD_TERMS, BudgetTerms, covering, has_tenant_wall, terms_from_row
+from governance.budgets.terms import (
+    LOAD_TERMS,
+    BudgetTerms,
+    Coverage,
+    covering,
+    has_tenant_wall,
+    terms_from_row,
+)
 from governance.pricing.book import PriceBook
 from governance.pricing.loading import load_book_async, load_contract_rates_async
 from tenants.credentials import open_credential
@@ -101,7 +108,7 @@ class KeySnapshot:
     allowed_models: frozenset[str]
     max_output_tokens: int | None
     unbounded_allowed: bool
-    budgets: tuple[BudgetTerms, ...]
+    coverage: Coverage
     is_authenticated: bool = True
 
 
@@ -366,7 +373,7 @@ def _compile_key(row: tuple[Any, ...], tenant: TenantSnapshot) -> KeySnapshot:
         allowed_models=frozenset(models),
         max_output_tokens=cap,
         unbounded_allowed=unbounded,
-        budgets=covering(tenant.budgets, team_id=team_id, key_id=lineage_id),
+        coverage=covering(tenant.budgets, team_id=team_id, key_id=lineage_id),
     )
 
 

@@ -26,6 +26,10 @@ class BudgetPeriod(models.Model):
     Amounts are nano-dollars. `ceiling_nanos` is NULL for a soft budget. For a hard one the database
     itself refuses any row with spent + held above it; it equals the limit except right after a limit
     was lowered below what is already spent and held. Admission tests the limit, not the ceiling.
+
+    `limit_nanos` is the budget's limit and `added_nanos`, which is the sum of the row's top-ups and
+    transfers. Until `raised_until`, by the database's clock, admission allows `raised_nanos` more: a raise
+    ends although nobody does anything.
     """
 
     tenant_id = models.BigIntegerField()
@@ -38,11 +42,15 @@ class BudgetPeriod(models.Model):
     spent_nanos = models.BigIntegerField(default=0)
     held_nanos = models.BigIntegerField(default=0)
     alert_percents = ArrayField(models.SmallIntegerField(), default=list, blank=True)
+    added_nanos = models.BigIntegerField(default=0, db_default=0)
+    raised_nanos = models.BigIntegerField(default=0, db_default=0)
+    raised_until = models.DateTimeField(null=True, blank=True)
 
     objects = TenantScopedManager()
 
     class Meta:
         constraints = [
+            models.CheckConstraint(condition=Q(raised_nanos__gte=0), name="raise_is_not_negative"),
             models.UniqueConstraint(fields=["budget_id", "subject", "starts_at"], name="one_row_per_period"),
             models.CheckConstraint(condition=Q(spent_nanos__gte=0), name="spent_is_not_negative"),
             models.CheckConstraint(condition=Q(held_nanos__gte=0), name="held_is_not_negative"),
@@ -142,6 +150,67 @@ class LedgerEntry(models.Model):
         indexes = [
             models.Index(fields=["tenant_id", "id"], name="entry_by_tenant"),
             models.Index(fields=["call_id"], name="entry_by_call"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.pk}"
+
+
+class AdjustmentKind(models.TextChoices):
+    """What moved a limit: for the rest of a period (top-up, transfer), or for a while (raise)."""
+
+    TOP_UP = "top_up", "Top-up"
+    RAISE = "raise", "Raise"
+    RAISE_END = "raise_end", "End of a raise"
+    TRANSFER = "transfer", "Transfer"
+
+
+class Adjustment(models.Model):
+    """One immutable fact about a limit: how much, who and why.
+
+    A top-up and a transfer change one period row: `period_id`. The two rows of a transfer name each other in
+    `other_id`; the giving one is below zero. A raise is on a budget's subject until `until`, whatever periods
+    begin meanwhile; its end before that time names it in `other_id`.
+    """
+
+    id = models.UUIDField(primary_key=True)
+    tenant_id = models.BigIntegerField()
+    budget_id = models.BigIntegerField()
+    subject = models.CharField(max_length=256, default="", blank=True)
+    period_id = models.BigIntegerField(null=True)
+    kind = models.CharField(max_length=16, choices=AdjustmentKind)
+    amount_nanos = models.BigIntegerField()
+    until = models.DateTimeField(null=True)
+    other_id = models.UUIDField(null=True)
+    actor_user_id = models.BigIntegerField(null=True)
+    actor_name = models.CharField(max_length=200)
+    reason = models.CharField(max_length=256)
+    at = models.DateTimeField(db_default=DatabaseNow())
+
+    objects = TenantScopedManager()
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=~Q(kind=AdjustmentKind.TOP_UP) | Q(amount_nanos__gt=0, period_id__isnull=False),
+                name="top_up_adds_to_a_period",
+            ),
+            models.CheckConstraint(
+                condition=~Q(kind=AdjustmentKind.RAISE) | Q(amount_nanos__gt=0, until__isnull=False),
+                name="raise_ends",
+            ),
+            models.CheckConstraint(
+                condition=~Q(kind=AdjustmentKind.TRANSFER)
+                | (Q(period_id__isnull=False, other_id__isnull=False) & ~Q(amount_nanos=0)),
+                name="transfer_has_two_sides",
+            ),
+            models.UniqueConstraint(
+                fields=["other_id"], condition=Q(kind=AdjustmentKind.RAISE_END), name="raise_ends_once"
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["budget_id", "subject", "id"], name="adjustment_by_budget"),
+            models.Index(fields=["tenant_id", "id"], name="adjustment_by_tenant"),
         ]
 
     def __str__(self) -> str:

@@ -7,18 +7,18 @@ from django.contrib.auth.models import User
 from django.db import transaction
 
 from governance.audit.events import Actor
-from governance.budgets.limits import set_budget
+from governance.budgets.limits import create_tenant_with_wall, set_budget
 from governance.core.money import usd_to_nanos
 from tenants.keys import issue_key, key_matches, parse_key
 from tenants.models import ApiKey, Team, Tenant
 from tenants.scope import platform_scope
-from tenants.tenants import create_team, create_tenant
+from tenants.tenants import create_team
 
+MONTHLY_LIMIT_USD = "100"
 TENANT, TEAM, KEY, ADMIN = "Demo", "Engineering", "demo", "admin"
 _ACTOR = Actor("make up")
 _BUDGETS = (
-    # scope, period, limit in US dollars
-    ("tenant", "month", "100"),
+    # scope, period, limit in US dollars; beside the tenant's month
     ("tenant", "day", "20"),
     ("team", "month", "50"),
     ("key", "day", "5"),
@@ -51,7 +51,7 @@ def ensure_demo(known_key: str, known_password: str) -> Demo:
 
 
 def _create_tenant() -> Tenant:
-    tenant = create_tenant(TENANT, actor=_ACTOR)
+    tenant = create_tenant_with_wall(TENANT, limit_nanos=usd_to_nanos(MONTHLY_LIMIT_USD), actor=_ACTOR)
     team = create_team(tenant, TEAM, actor=_ACTOR)
     for scope, period, limit_usd in _BUDGETS:
         if scope != "key":

@@ -14,8 +14,8 @@ from django.core.management import CommandError, call_command
 from governance.audit.models import AuditEvent
 from governance.budgets.limits import BudgetRefused, close_budget, set_budget
 from governance.budgets.models import Budget
-from governance.budgets.periods import BudgetClosed, PeriodRows
-from governance.budgets.terms import LOAD_TERMS, BudgetTerms, covering, has_tenant_wall, terms_from_row
+from governance.budgets.periods import BudgetClosed, PeriodRow, PeriodRows
+from governance.budgets.terms import LOAD_TERMS, BudgetTerms, Leg, covering, has_tenant_wall, terms_from_row
 from governance.ledger.models import BudgetPeriod
 from tenants.models import Tenant
 from tenants.scope import platform_scope
@@ -36,12 +36,16 @@ def terms(connection: psycopg.Connection[Any], tenant: Tenant) -> list[BudgetTer
     return [terms_from_row(row) for row in connection.execute(LOAD_TERMS, [tenant.pk])]
 
 
-def ensure(rows: PeriodRows, budgets: list[BudgetTerms]) -> tuple[int, ...]:
-    async def run() -> tuple[int, ...]:
+def legs(connection: psycopg.Connection[Any], tenant: Tenant) -> list[Leg]:
+    return [Leg(budget) for budget in terms(connection, tenant)]
+
+
+def ensure(rows: PeriodRows, legs: list[Leg]) -> tuple[PeriodRow, ...]:
+    async def run() -> tuple[PeriodRow, ...]:
         async with await psycopg.AsyncConnection.connect(
             settings.DATABASE_URL, autocommit=True
         ) as connection:
-            return await rows.ensure(connection, budgets)
+            return await rows.ensure(connection, legs)
 
     return asyncio.run(run())
 
@@ -55,13 +59,13 @@ def test_setting_a_budget_twice_changes_its_limit_and_says_so_in_the_audit_trail
 
 
 def test_a_changed_limit_is_in_force_in_the_live_period(app_connection: Any, tenant: Tenant) -> None:
-    [period_id] = ensure(PeriodRows(), terms(app_connection, tenant))
+    [known] = ensure(PeriodRows(), legs(app_connection, tenant))
     app_connection.execute(
-        "UPDATE ledger_budgetperiod SET spent_nanos = 40, held_nanos = 50 WHERE id = %s", [period_id]
+        "UPDATE ledger_budgetperiod SET spent_nanos = 40, held_nanos = 50 WHERE id = %s", [known.id]
     )
     with platform_scope():
         set_budget(tenant, scope="tenant", period="month", limit_nanos=50)
-        row = BudgetPeriod.objects.get(pk=period_id)
+        row = BudgetPeriod.objects.get(pk=known.id)
     assert (row.limit_nanos, row.ceiling_nanos, row.left_nanos) == (50, 90, -40)
 
 
@@ -96,25 +100,24 @@ def test_a_call_is_covered_by_the_budgets_of_its_tenant_its_team_and_its_key(
         for team in (ours, theirs):
             set_budget(tenant, scope="team", ref=str(team.pk), period="day", limit_nanos=1)
     all_terms = terms(app_connection, tenant)
-    assert [budget.scope_ref for budget in covering(all_terms, team_id=ours.pk, key_id=1)] == [
-        "",
-        str(ours.pk),
-    ]
-    assert [budget.scope for budget in covering(all_terms, team_id=None, key_id=1)] == ["tenant"]
+    with_team = [leg.budget for leg in covering(all_terms, team_id=ours.pk, key_id=1).legs]
+    assert [budget.scope_ref for budget in with_team] == ["", str(ours.pk)]
+    alone = covering(all_terms, team_id=None, key_id=1)
+    assert ([leg.budget.scope for leg in alone.legs], alone.by_call) == (["tenant"], ())
     assert has_tenant_wall(all_terms)
-    assert not has_tenant_wall(covering(all_terms, team_id=ours.pk, key_id=1)[1:])
+    assert not has_tenant_wall(with_team[1:])
 
 
 def test_a_period_row_is_made_once_by_the_databases_clock_in_the_budgets_zone(
     app_connection: Any, tenant: Tenant
 ) -> None:
     rows = PeriodRows()
-    budgets = terms(app_connection, tenant)
+    budgets = legs(app_connection, tenant)
     assert rows.known(budgets, datetime.now(UTC)) is None
     first = ensure(rows, budgets)
-    assert first == ensure(PeriodRows(), budgets) == rows.known(budgets, datetime.now(UTC))
-    _, period = rows.describe(first[0])
-    assert period.starts_at.astimezone(UTC).hour in (22, 23)  # midnight in Berlin
+    assert first == rows.known(budgets, datetime.now(UTC))
+    assert [row.id for row in first] == [row.id for row in ensure(PeriodRows(), budgets)]
+    assert first[0].period.starts_at.astimezone(UTC).hour in (22, 23)  # midnight in Berlin
     assert rows.known(budgets, datetime.now(UTC) + timedelta(days=40)) is None
     rows.forget(first[0])
     assert rows.known(budgets, datetime.now(UTC)) is None
@@ -124,18 +127,18 @@ def test_a_period_that_ended_is_forgotten_once_however_many_calls_say_so(
     app_connection: Any, tenant: Tenant
 ) -> None:
     rows = PeriodRows()
-    budgets = terms(app_connection, tenant)
-    [period_id] = ensure(rows, budgets)
-    rows.forget(period_id)
-    rows.forget(period_id)
-    assert rows.describe(period_id)[0].name == budgets[0].name
-    assert ensure(rows, budgets) == (period_id,)
+    budgets = legs(app_connection, tenant)
+    [ended] = ensure(rows, budgets)
+    rows.forget(ended)
+    [again] = ensure(rows, budgets)
+    rows.forget(ended)
+    assert rows.known(budgets, datetime.now(UTC)) == (again,)
 
 
 def test_a_period_of_a_closed_budget_is_not_made(app_connection: Any, tenant: Tenant) -> None:
     with platform_scope():
         set_budget(tenant, scope="tenant", period="day", limit_nanos=10)
-        budgets = terms(app_connection, tenant)
+        budgets = legs(app_connection, tenant)
         close_budget(Budget.objects.get(tenant=tenant, period="day"))
     with pytest.raises(BudgetClosed):
         ensure(PeriodRows(), budgets)

@@ -3,12 +3,10 @@
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
-from django.db import transaction
 
-from governance.budgets.limits import set_budget
+from governance.budgets.limits import create_tenant_with_wall
 from governance.core.money import format_usd, usd_to_nanos
 from tenants.management.base import PlatformCommand
-from tenants.tenants import create_tenant
 
 
 class Command(PlatformCommand):
@@ -22,9 +20,12 @@ class Command(PlatformCommand):
     def work(self, **options: Any) -> str:
         try:
             limit_nanos = usd_to_nanos(options["monthly_limit_usd"])
-            with transaction.atomic():
-                tenant = create_tenant(options["name"], time_zone=options["time_zone"], actor=self.actor)
-                set_budget(tenant, scope="tenant", period="month", limit_nanos=limit_nanos, actor=self.actor)
+            tenant = create_tenant_with_wall(
+                options["name"],
+                limit_nanos=limit_nanos,
+                time_zone=options["time_zone"],
+                actor=self.actor,
+            )
         except ValueError as error:
             raise CommandError(str(error)) from None
         return (
