@@ -21,7 +21,8 @@ pieces can be recognised within a tenant and nothing can be learned about them w
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, islice
+from functools import reduce
+from itertools import accumulate, chain, islice
 from typing import Any, Protocol
 
 import msgspec
@@ -32,6 +33,7 @@ from governance.calls.keywords import keyword_scores
 SHAPE_VERSION = 1
 FINGERPRINT_BYTES = 8
 PIECES_MAX = 32  # fingerprints of each kind; of messages the newest, of everything else the first
+_NOTHING = bytes(FINGERPRINT_BYTES)
 BUDGET_TOKENS_MAX = 10_000_000  # a thinking budget above this is none
 WORD_SAMPLE_BYTES = 1_024  # of each block; the rest is taken to be like it
 
@@ -267,17 +269,15 @@ def _packed_fingerprints(
 ) -> bytes:
     """See `Fingerprints` for the layout."""
     messages = [fingerprint(key, turn) for turn in turns]
-    prefix = 0
-    for older in messages[:-PIECES_MAX]:
-        prefix = _extended(prefix, older)
-    kept, counts = [], [SHAPE_VERSION]
-    for pieces in lists:
-        counts.append(min(len(pieces), PIECES_MAX))
-        kept += [fingerprint(key, piece) for piece in pieces[:PIECES_MAX]]
-    newest = messages[-PIECES_MAX:]
-    counts.append(len(newest))
-    reply = fingerprint(key, reply_content) if reply_content else bytes(FINGERPRINT_BYTES)
-    return b"".join((bytes(counts), reply, prefix.to_bytes(FINGERPRINT_BYTES), *kept, *newest))
+    prefix = _NOTHING
+    if len(messages) > PIECES_MAX:
+        prefix = reduce(_extended, messages[:-PIECES_MAX], 0).to_bytes(FINGERPRINT_BYTES)
+        messages = messages[-PIECES_MAX:]
+    kept = [[fingerprint(key, piece) for piece in pieces[:PIECES_MAX]] if pieces else [] for pieces in lists]
+    kept.append(messages)
+    head = bytes((SHAPE_VERSION, *map(len, kept)))
+    reply = fingerprint(key, reply_content) if reply_content else _NOTHING
+    return b"".join((head, reply, prefix, *chain.from_iterable(kept)))
 
 
 def _last_user_text(messages: Sequence[Message]) -> bytes:

@@ -2,7 +2,7 @@
 
 import asyncio
 import zlib
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Callable, Coroutine, MutableMapping
 from typing import Any
 
 from governance.gateway.errors import CallRefused, Refusal, invalid, retry_after
@@ -12,7 +12,8 @@ RATIO_MAX = 100
 DECODED_BYTES_FREE = 64 * 1024
 """What any body may decompress to, whatever the ratio."""
 
-type Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+type Message = MutableMapping[str, Any]
+type Receive = Callable[[], Coroutine[Any, Any, Message]]
 
 
 class ClientLeft(Exception):
@@ -81,21 +82,29 @@ async def read_body(
         raise CallRefused(_too_large(bytes_max, close=False))
     parts: list[bytes] = []
     size = 0
+
+    def keep(message: Message) -> bool:
+        """Whether there is more to come."""
+        nonlocal size
+        if message["type"] == "http.disconnect":
+            raise ClientLeft
+        part: bytes = message.get("body", b"")
+        size += len(part)
+        if size > bytes_max:
+            raise CallRefused(_too_large(bytes_max, close=True))
+        if part:
+            take(len(part))
+        parts.append(part)
+        return bool(message.get("more_body"))
+
+    # Most bodies are there with their headers, and a timer costs more than such a body does.
+    here = _without_waiting(receive)
+    if here is not None and not keep(here):
+        return parts[0]
     try:
         async with asyncio.timeout(seconds_max):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientLeft
-                part: bytes = message.get("body", b"")
-                size += len(part)
-                if size > bytes_max:
-                    raise CallRefused(_too_large(bytes_max, close=True))
-                if part:
-                    take(len(part))
-                parts.append(part)
-                if not message.get("more_body"):
-                    return parts[0] if len(parts) == 1 else b"".join(parts)
+            while keep(await receive()):
+                pass
     except TimeoutError:
         raise CallRefused(
             Refusal(
@@ -106,6 +115,19 @@ async def read_body(
                 close=True,
             )
         ) from None
+    return b"".join(parts)
+
+
+def _without_waiting(receive: Receive) -> Message | None:
+    """The next message if it has come already; None if it has to be waited for."""
+    receiving = receive()
+    try:
+        receiving.send(None)
+    except StopIteration as done:
+        message: Message = done.value
+        return message
+    receiving.close()  # it took nothing yet
+    return None
 
 
 def decoded(body: bytes, encoding: bytes, *, bytes_max: int) -> bytes:

@@ -25,7 +25,8 @@ class GatewayResponse(HttpResponseBase):
         stream: AsyncIterator[bytes] | None = None,
         after: Callable[[], None] | None = None,
     ) -> None:
-        super().__init__(status=status)
+        # Not the base's: it makes containers for headers and cookies, which nobody here asks for.
+        self.status_code = status
         self.wire_headers = wire_headers
         self.body = body
         self.stream = stream
