@@ -116,6 +116,7 @@ class GatewayHandler:
             finally:
                 if response.stream is not None and response.after is not None:
                     response.after()
+                    response.after = None  # it refers back to the response
         finally:
             exchange.release()
 

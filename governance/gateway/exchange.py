@@ -99,7 +99,10 @@ class Exchange:
         self.body_bytes_taken += size
 
     def release(self) -> None:
-        """Give back what the request's body took."""
+        """Give back what the request's body took, and forget whoever was to be told that the client leaves:
+        a call that refers to itself would stay in memory until the garbage collector finds it.
+        """
+        self.on_leave = None
         if self.body_bytes_taken:
             self.gateway.body_budget.give_back(self.key.tenant.id, self.body_bytes_taken)
             self.body_bytes_taken = 0

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rest_framework.exceptions import MethodNotAllowed
+from rest_framework.negotiation import BaseContentNegotiation
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
@@ -31,6 +32,7 @@ class LeanAPIView(APIView):
     throttle_classes = ()
     _authenticators = (KeyAuthentication(),)
     _permissions = (TenantIsActive(),)
+    _negotiator = BaseContentNegotiation()
 
     async def dispatch(  # type: ignore[override]  # awaited by asgi.py
         self, request: Any, *args: Any, **kwargs: Any
@@ -51,11 +53,10 @@ class LeanAPIView(APIView):
             response = self.handle_exception(error)  # type: ignore[assignment]  # what _refuse returns
         return response
 
-    def get_authenticators(self) -> Any:
-        return self._authenticators
-
-    def get_parsers(self) -> Any:
-        return ()
+    def initialize_request(self, request: Any, *args: Any, **kwargs: Any) -> Request:
+        lean = Request(request, authenticators=self._authenticators, negotiator=self._negotiator)
+        lean.parser_context.clear()  # it refers to the request: only a garbage collection could free them
+        return lean
 
     def initial(self, request: Any, *args: Any, **kwargs: Any) -> None:
         request._authenticate()
