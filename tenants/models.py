@@ -1,7 +1,7 @@
-"""Who may spend: tenants, their teams, members, API keys and provider credentials.
+"""Who may spend: tenants, their teams, members, API keys, provider credentials, and who is paused.
 
-Rows are changed through the functions in tenants.py, keys.py and credentials.py, which also write the
-audit trail; the database holds the rules as constraints for whoever comes by another road. Tenants are
+Rows are changed through the functions in tenants.py, keys.py, credentials.py and pauses.py, which also write
+the audit trail; the database holds the rules as constraints for whoever comes by another road. Tenants are
 closed, never deleted, because facts name them for ever.
 """
 
@@ -265,6 +265,61 @@ class ProviderCredential(models.Model):
 
     def __str__(self) -> str:
         return f"{self.label} (…{self.hint})"
+
+
+class Pause(models.Model):
+    """A switch that refuses every call of a key, a team, a tag value or the whole tenant (see pauses.py).
+
+    `scope_ref` is the key's lineage, the team's id, "name=value" of the tag, "" for the tenant. A pause is
+    ended, never deleted.
+    """
+
+    class Scope(models.TextChoices):
+        TENANT = "tenant", "The whole tenant"
+        TEAM = "team", "One team"
+        KEY = "key", "One API key"
+        TAG = "tag", "One tag value"
+
+    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="pauses")
+    scope = models.CharField(max_length=8, choices=Scope)
+    scope_ref = models.CharField(
+        max_length=validators.TAG_KEY_LENGTH_MAX + 1 + validators.TAG_VALUE_LENGTH_MAX,
+        default="",
+        blank=True,
+        validators=[validators.validate_text],
+    )
+    reason = models.CharField(
+        max_length=300,
+        validators=[validators.validate_text],
+        help_text="Callers read it in the refusal, so say why, and what they should do.",
+    )
+    began_at = models.DateTimeField(auto_now_add=True)
+    began_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, editable=False, related_name="+"
+    )
+    ended_at = models.DateTimeField(null=True, editable=False)
+
+    objects = TenantScopedManager()
+
+    class Meta:
+        constraints: ClassVar[list[models.BaseConstraint]] = [
+            models.CheckConstraint(
+                condition=Q(scope="tenant", scope_ref="")
+                | Q(scope__in=["team", "key"], scope_ref__regex="^[0-9]+$")
+                | Q(scope="tag", scope_ref__regex="^[^=]+=."),
+                name="pause_names_what_it_pauses",
+            ),
+            models.UniqueConstraint(
+                fields=["tenant", "scope", "scope_ref"],
+                condition=Q(ended_at=None),
+                name="pause_open_once_per_scope",
+            ),
+            models.CheckConstraint(condition=~Q(reason=""), name="pause_has_a_reason"),
+            _without_control_characters("pause", "scope_ref", "reason"),
+        ]
+
+    def __str__(self) -> str:
+        return f"pause of {self.scope} {self.scope_ref}".rstrip()
 
 
 class TenantVersion(models.Model):

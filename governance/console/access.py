@@ -1,9 +1,9 @@
 """What the signed-in person may see and change. Superusers act for the platform; others by membership.
 
 owner         everything in the tenant, members included
-admin         keys, teams, budgets, credentials of the tenant
+admin         keys, teams, budgets, credentials, pauses of the tenant
 viewer        reads the tenant
-lead          reads one team; issues, rotates and revokes that team's keys
+lead          reads one team; issues, rotates and revokes that team's keys; pauses them and the team
 team viewer   reads one team
 """
 

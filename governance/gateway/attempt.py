@@ -93,11 +93,11 @@ class Attempt:
         for model in charge.unknown_models:
             gateway.alerts.unknown("model", model[:128], self.exchange.key.tenant.id)
 
-    def void(self, proof: str, *, status: int, reason: str) -> None:
+    def void(self, proof: str, *, status: int, reason: str, outcome: str = Outcome.FAILED) -> None:
         """Resolve the hold for nothing. `proof` says why nothing can have been billed."""
         if self.resolved:
             return
-        attempt, call = self._rows(None, proof[:256], Outcome.FAILED, status, reason, b"")
+        attempt, call = self._rows(None, proof[:256], outcome, status, reason, b"")
         self.exchange.gateway.settle(
             Settlement.void(
                 hold_id=self.hold_id,

@@ -5,7 +5,7 @@ database, once per key; the DRF authenticator after it only looks and compares.
 """
 
 import hashlib
-from collections.abc import Set
+from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
 import psycopg
@@ -19,6 +19,7 @@ from governance.gateway.errors import CallRefused
 from governance.gateway.snapshot import KeySnapshot, LookupsBusy, SnapshotStore, TenantSnapshot
 from tenants.keys import key_matches, parse_key
 from tenants.models import Tenant
+from tenants.pauses import PauseTerms
 
 
 async def find_key(credentials: Set[bytes], store: SnapshotStore) -> KeySnapshot:
@@ -73,6 +74,13 @@ def check_tenant(tenant: TenantSnapshot) -> None:
             f"tenant_{tenant.status}",
             f"{tenant.name} is {tenant.status}{why}. Its keys cannot be used; ask your administrator.",
         )
+
+
+def check_pauses(pauses: Iterable[PauseTerms], tags: Mapping[str, str]) -> None:
+    """CallRefused for a call that somebody paused: its key, team, tenant or one of its tags."""
+    for pause in pauses:
+        if pause.reaches_call(tags):
+            raise CallRefused(errors.paused(pause.what, pause.reason, pause.began_by))
 
 
 async def check_again(key: KeySnapshot, credentials: Set[bytes], store: SnapshotStore) -> KeySnapshot:

@@ -211,6 +211,18 @@ def forbidden(reason: str, message: str) -> CallRefused:
     return CallRefused(Refusal(403, "permission_error", reason, message))
 
 
+def paused(what: str, reason: str, began_by: str) -> Refusal:
+    """`what` as in “this API key”; `began_by` is whom to ask, "" for nobody in particular."""
+    return Refusal(
+        403,
+        "permission_error",
+        "paused",
+        f"Calls of {what} are paused: {reason.rstrip('.')}. "
+        f"{f'Ask {began_by}' if began_by else 'Ask your administrator'} to resume them.",
+        DO_NOT_RETRY,
+    )
+
+
 def not_found(path: str) -> Refusal:
     return Refusal(
         404,

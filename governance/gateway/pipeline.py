@@ -7,9 +7,9 @@ attempt is resolved exactly once, whatever happens: by `relay`, by what is caugh
 from governance.calls.models import Outcome
 from governance.gateway import admission, call_record, errors, facts, relay
 from governance.gateway.attempt import Attempt
-from governance.gateway.authentication import check_again
+from governance.gateway.authentication import check_again, check_pauses
 from governance.gateway.bound import worst_case
-from governance.gateway.errors import CallRefused, envelope, invalid
+from governance.gateway.errors import CallRefused, Refusal, envelope, invalid
 from governance.gateway.exchange import Exchange
 from governance.gateway.inbound import merged_tags
 from governance.gateway.model_list import check_models, model_of_count, models_asked
@@ -25,6 +25,9 @@ async def create_message(exchange: Exchange) -> GatewayResponse:
     check_policies(exchange)
     promise = worst_case(exchange)
     attempt = await admission.hold(exchange, promise)
+    refusal = await refused_meanwhile(exchange, attempt)
+    if refusal is not None:
+        return envelope(refusal, str(exchange.id))
     return await send(exchange, attempt)
 
 
@@ -37,6 +40,8 @@ async def read(exchange: Exchange) -> None:
     await exchange.read_body()
     # A body may take half a minute to come; a key that was revoked meanwhile is refused all the same.
     exchange.key = await check_again(key, inbound.credentials, exchange.gateway.store)
+    if exchange.key.pauses:
+        check_pauses(exchange.key.pauses, exchange.tags)
     try:
         exchange.request = read_request(exchange.body)
     except RequestRefused as error:
@@ -51,6 +56,26 @@ def check_policies(exchange: Exchange) -> None:
     if key.max_output_tokens is not None and request.max_tokens > key.max_output_tokens:
         exchange.request = capped(request, key.max_output_tokens)
         exchange.decision["max_tokens"] = key.max_output_tokens
+
+
+async def refused_meanwhile(exchange: Exchange, attempt: Attempt) -> Refusal | None:
+    """A call may have waited for its hold: where its key was revoked or paused meanwhile, the hold is given
+    back, and this is why."""
+    key, store = exchange.key, exchange.gateway.store
+    if store.key(key.public_id) is key:
+        return None
+    try:
+        now = await check_again(key, exchange.inbound.credentials, store)
+        check_pauses(now.pauses, exchange.tags)
+    except CallRefused as error:
+        refusal = error.refusal
+        proof = f"refused before anything was sent: {refusal.reason}"
+        attempt.void(proof, status=refusal.status, reason=refusal.reason, outcome=Outcome.REFUSED)
+        return refusal
+    except BaseException:
+        attempt.void("failed before anything was sent", status=500, reason="internal")
+        raise
+    return None
 
 
 async def send(exchange: Exchange, attempt: Attempt) -> GatewayResponse:
@@ -84,6 +109,8 @@ async def relay_free(exchange: Exchange) -> GatewayResponse:
     if not key.tenant.upstream_headers:
         raise CallRefused(errors.NO_UPSTREAM_CREDENTIAL)
     exchange.tags = merged_tags(exchange.inbound.tags, key.default_tags, ())
+    if key.pauses:
+        check_pauses(key.pauses, exchange.tags)
     if exchange.method == "POST":
         await exchange.read_body()
         if key.allowed_models:

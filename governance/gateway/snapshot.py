@@ -29,6 +29,7 @@ from governance.budgets.terms import (
 from governance.pricing.book import PriceBook
 from governance.pricing.loading import load_book_async, load_contract_rates_async
 from tenants.credentials import open_credential
+from tenants.pauses import LOAD_PAUSES, PauseTerms, reaching
 from tenants.secrets import CannotDecrypt, fingerprint_key
 from tenants.versioning import GLOBAL_TENANT_ID, NOTIFY_CHANNEL
 
@@ -82,6 +83,7 @@ class TenantSnapshot:
     name: str
     status: str
     status_reason: str
+    pauses: tuple[PauseTerms, ...]
     budgets: tuple[BudgetTerms, ...]
     has_wall: bool
     book: PriceBook
@@ -93,7 +95,8 @@ class TenantSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class KeySnapshot:
-    """A key, its tenant, and the budgets that cover its calls. `is_authenticated` is for DRF."""
+    """A key, its tenant, the budgets that cover its calls and the pauses that may refuse them.
+    `is_authenticated` is for DRF."""
 
     id: int
     public_id: str
@@ -103,6 +106,7 @@ class KeySnapshot:
     pepper_id: str
     expires_at: datetime | None
     revoked_at: datetime | None
+    pauses: tuple[PauseTerms, ...]
     default_tags: Mapping[str, str]
     required_tags: tuple[str, ...]
     allowed_models: frozenset[str]
@@ -249,6 +253,7 @@ class SnapshotStore:
                 name=row[0],
                 status=row[1],
                 status_reason=row[2],
+                pauses=tuple(PauseTerms(*found) for found in await _all(connection, LOAD_PAUSES, tenant_id)),
                 budgets=tuple(terms),
                 has_wall=has_tenant_wall(terms),
                 book=book.with_contract(await load_contract_rates_async(connection, tenant_id)),
@@ -368,6 +373,7 @@ def _compile_key(row: tuple[Any, ...], tenant: TenantSnapshot) -> KeySnapshot:
         pepper_id=pepper_id,
         expires_at=expires_at,
         revoked_at=revoked_at,
+        pauses=reaching(tenant.pauses, team_id=team_id, lineage_id=lineage_id),
         default_tags=tags,
         required_tags=tuple(required),
         allowed_models=frozenset(models),

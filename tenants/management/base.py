@@ -9,10 +9,11 @@ from django.core.management.base import BaseCommand, CommandError
 from governance.audit.events import Actor
 from tenants.keys import KeyStateError
 from tenants.lookups import NotFound
+from tenants.pauses import PauseRefused
 from tenants.scope import platform_scope
 from tenants.secrets import CannotDecrypt, SecretsMisconfigured
 
-_EXPECTED = (NotFound, KeyStateError, SecretsMisconfigured, CannotDecrypt)
+_EXPECTED = (NotFound, KeyStateError, PauseRefused, SecretsMisconfigured, CannotDecrypt)
 
 
 class PlatformCommand(BaseCommand):

@@ -19,7 +19,8 @@ from governance.pricing.contracts import agree_discount
 from governance.pricing.models import ContractPrice
 from tenants.credentials import add_credential
 from tenants.keys import IssuedKey, issue_key
-from tenants.models import ProviderCredential, Team, Tenant
+from tenants.models import Pause, ProviderCredential, Team, Tenant
+from tenants.pauses import pause
 from tenants.scope import platform_scope
 from tests.tenants.makers import make_member, make_team, make_tenant, make_user
 
@@ -40,6 +41,7 @@ class House:
     period: BudgetPeriod
     contract: ContractPrice
     call: Call
+    pause: Pause
 
     def person(self, role: str, *, in_team: bool = False) -> User:
         return make_member(self.tenant, role, team=self.team if in_team else None)
@@ -73,7 +75,8 @@ def make_house(name: str) -> House:
             spent_nanos=sum(COSTS.values()),
             held_nanos=2_000_000_000,
         )
-        house = House(canary, tenant, team, key, credential, budget, period, contract, None)  # type: ignore[arg-type]
+        paused = pause(tenant, f"{canary}-pause", scope="tag", ref=f"feature={canary}")
+        house = House(canary, tenant, team, key, credential, budget, period, contract, None, paused)  # type: ignore[arg-type]
         house.call = make_call(house)
     return house
 

@@ -19,6 +19,7 @@ ACTIONS = {
     "tenants.apikey": ["rotate", "revoke"],
     "tenants.providercredential": ["disable"],
     "budgets.budget": ["close"],
+    "tenants.pause": ["resume"],
     "pricing.contractprice": ["end"],
 }
 SHARED = {"pricing.pricerow"}  # list prices are everybody's
@@ -35,6 +36,7 @@ def rows_of(house: House) -> dict[str, Any]:
             "tenants.membership": Membership.objects.get(pk=house.person("viewer").memberships.get().pk).pk,
             "tenants.providercredential": house.credential.pk,
             "budgets.budget": house.budget.pk,
+            "tenants.pause": house.pause.pk,
             "calls.call": house.call.pk,
             "ledger.ledgerentry": LedgerEntry.objects.get(call_id=house.call.pk).pk,
             "pricing.contractprice": house.contract.pk,

@@ -9,8 +9,8 @@ from django.core.management import CommandError, call_command
 
 from governance.audit.models import AuditEvent
 from governance.budgets.models import Budget
-from tenants.keys import key_matches, parse_key
-from tenants.models import ApiKey, ProviderCredential, Tenant
+from tenants.keys import issue_key, key_matches, parse_key
+from tenants.models import ApiKey, Pause, ProviderCredential, Tenant
 from tenants.scope import platform_scope
 from tests.tenants.makers import make_team
 
@@ -96,3 +96,26 @@ def test_add_credential_reads_standard_input(alice: Tenant, monkeypatch: pytest.
 def test_a_wrong_name_is_one_clear_sentence(arguments: list[str], sentence: str) -> None:
     with pytest.raises(CommandError, match=sentence):
         run(*arguments)
+
+
+def test_pause_and_resume_say_what_they_did_and_what_is_wrong(alice: Tenant, bob: Tenant) -> None:
+    make_team(alice, "Search")
+    with platform_scope():
+        issued_key = issue_key(alice, "ci").key
+    assert "pause of team" in run("pause", "--tenant", alice.slug, "--team", "search", "--reason", "Loop.")
+    assert "pause of tag a=b" in run("pause", "--tenant", alice.slug, "--tag", "a=b", "--reason", "Loop.")
+    assert "pause of key" in run("pause", "--key", issued_key.public_id, "--reason", "Stolen.")
+    with platform_scope():
+        assert Pause.objects.filter(tenant=alice, ended_at=None).count() == 3
+    assert "has ended" in run("resume", "--key", issued_key.public_id)
+    wrong = {
+        "no pause there": ["resume", "--key", issued_key.public_id],
+        "paused already": ["pause", "--tenant", alice.slug, "--tag", "a=b", "--reason", "Again."],
+        "Give --tenant": ["pause", "--team", "search", "--reason", "x"],
+        "not one of": ["pause", "--tenant", bob.slug, "--key", issued_key.public_id, "--reason", "x"],
+        "name=value": ["pause", "--tenant", alice.slug, "--tag", "a", "--reason", "x"],
+        "cannot be blank": ["pause", "--tenant", alice.slug, "--reason", ""],
+    }
+    for sentence, arguments in wrong.items():
+        with pytest.raises(CommandError, match=sentence):
+            run(*arguments)

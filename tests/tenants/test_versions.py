@@ -5,6 +5,7 @@ from django.db import connection, transaction
 
 from tenants import credentials, keys
 from tenants.models import Membership, ProviderCredential, Team, Tenant, TenantVersion
+from tenants.pauses import find_pause, pause, resume
 from tenants.scope import platform_scope, tenant_scope
 from tenants.tenants import change_tenant
 from tenants.versioning import GLOBAL_TENANT_ID, NOTIFY_CHANNEL
@@ -29,6 +30,8 @@ def test_every_change_moves_the_version_of_its_tenant_and_of_no_other(alice: Ten
         bobs = version(bob.pk)
         changes = {
             "pause": lambda: change_tenant(alice, status="paused", status_reason="unpaid"),
+            "pause of a tag": lambda: pause(alice, "loop", scope="tag", ref="a=b"),
+            "resume": lambda: resume(find_pause(alice, scope="tag", ref="a=b")),
             "revoke": lambda: keys.revoke_key(issued.key, "lost"),
             "credential": lambda: credentials.disable_credential(credential),
             "team renamed": lambda: Team.objects.filter(pk=team.pk).update(name="Other"),
