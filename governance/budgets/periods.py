@@ -20,7 +20,7 @@ FIND_PERIODS = """
 SELECT p.budget_id, p.subject, p.id, p.starts_at, p.ends_at
 FROM unnest(%s::bigint[], %s::text[]) AS leg(budget_id, subject)
 JOIN ledger_budgetperiod p ON p.budget_id = leg.budget_id AND p.subject = leg.subject
-WHERE p.starts_at <= exchequer_now() AND exchequer_now() < p.ends_at
+WHERE p.starts_at <= %s AND %s < p.ends_at
 """
 SUBJECT_ROWS_KEPT_MAX = 50_000
 """Rows of single subjects, about 20 MB; the longest unused is looked up again."""
@@ -78,8 +78,9 @@ class PeriodRows:
         BudgetClosed when a budget is gone; SubjectsFull when it gives no new subject a pot.
         `connection` is in autocommit mode. A row is made from the budget as it stands in the database.
         """
+        # One reading of the clock for all: a period that ends meanwhile is refused by the desk.
         now = await _one(connection, "SELECT exchequer_now()")
-        found = await self._find(connection, legs)
+        found = await self._find(connection, legs, now)
         missing = [leg for leg in legs if leg.key not in found]
         if missing:
             async with connection.transaction():
@@ -88,7 +89,7 @@ class PeriodRows:
                     arguments = [leg.budget.id, leg.subject, period.starts_at, period.ends_at]
                     if await _one(connection, OPEN_PERIOD, arguments) == "full":
                         raise SubjectsFull(leg, period)
-            found = await self._find(connection, legs)
+            found = await self._find(connection, legs, now)
         for leg in legs:
             if leg.key not in found:
                 raise BudgetClosed(leg.title)
@@ -118,10 +119,10 @@ class PeriodRows:
             del self._of_subjects[next(iter(self._of_subjects))]
 
     async def _find(
-        self, connection: psycopg.AsyncConnection[Any], legs: Sequence[Leg]
+        self, connection: psycopg.AsyncConnection[Any], legs: Sequence[Leg], now: datetime
     ) -> dict[tuple[int, str], PeriodRow]:
         budget_ids, subjects = [leg.budget.id for leg in legs], [leg.subject for leg in legs]
-        cursor = await connection.execute(FIND_PERIODS, [budget_ids, subjects])
+        cursor = await connection.execute(FIND_PERIODS, [budget_ids, subjects, now, now])
         by_key = {leg.key: leg for leg in legs}
         return {
             (budget_id, subject): PeriodRow(row_id, by_key[budget_id, subject], Period(starts_at, ends_at))

@@ -37,7 +37,12 @@ def period_at(instant: datetime, kind: str, time_zone: str, week_starts_on: int 
         return Period(TOTAL_STARTS_AT, TOTAL_ENDS_AT)
     zone = ZoneInfo(time_zone)
     first_day, next_first_day = _days_of(instant.astimezone(zone).date(), kind, week_starts_on)
-    return Period(_midnight(first_day, zone), _midnight(next_first_day, zone))
+    period = Period(_begin(first_day, zone), _begin(next_first_day, zone))
+    if instant < period.ends_at:
+        return period
+    # Clocks were set back over midnight: the date is yesterday's once more, its day is over.
+    _, day_after = _days_of(next_first_day, kind, week_starts_on)
+    return Period(period.ends_at, _begin(day_after, zone))
 
 
 def _days_of(day: date, kind: str, week_starts_on: int) -> tuple[date, date]:
@@ -54,11 +59,19 @@ def _days_of(day: date, kind: str, week_starts_on: int) -> tuple[date, date]:
     return date(index // 12, index % 12 + 1, 1), date((index + months) // 12, (index + months) % 12 + 1, 1)
 
 
-def _midnight(day: date, zone: ZoneInfo) -> datetime:
-    """The first instant of that calendar day in the zone, in UTC.
-
-    Where clocks jump over midnight, fold=0 names an instant after the jump's start that UTC maps to
-    the same moment for the day before's end, so that neighbours still meet. Where midnight happens
-    twice, fold=0 is the first of the two.
-    """
-    return datetime(day.year, day.month, day.day, tzinfo=zone).astimezone(UTC)
+def _begin(day: date, zone: ZoneInfo) -> datetime:
+    """The first instant, in UTC, at which that day (or, where the day was left out, a later one) is the
+    zone's date. Where midnight happens twice it is the first of the two."""
+    midnight = datetime(day.year, day.month, day.day, tzinfo=zone)
+    begin = midnight.astimezone(UTC)
+    if begin.astimezone(zone).replace(tzinfo=None) == midnight.replace(tzinfo=None):
+        return begin
+    # Clocks jumped over midnight, at some second between what it is by the clock after and before.
+    low, high = midnight.replace(fold=1).astimezone(UTC), begin
+    while high - low > timedelta(seconds=1):
+        middle = low + (high - low) // timedelta(seconds=2) * timedelta(seconds=1)
+        if middle.astimezone(zone).date() >= day:
+            high = middle
+        else:
+            low = middle
+    return high
