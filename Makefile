@@ -4,11 +4,13 @@
 # make test    the tests, with a PostgreSQL and a Valkey of their own; ARGS="tests/desk -x" for some
 # make check   style, types, layers, migrations, locked requirements
 # make bench   what a governed call costs; ARGS=--quick for a short look
+# make soak    kill -9 of workers and PostgreSQL under load, and what the ledger lost: KILLS=1000 CRASHES=20
+#              CALLS=100000 SECONDS=600 SEED=7 WORKERS=4; each may be left out
 
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME PYENV_VERSION
 PY := .venv/bin/python
 
-.PHONY: up down test check bench venv requirements
+.PHONY: up down test check bench soak venv requirements
 
 up: venv
 	@exec $(PY) manage.py up $(if $(filter-out 0,$(DETACH)),--detach)
@@ -30,6 +32,9 @@ check: venv
 
 bench: venv
 	@$(PY) -m bench $(ARGS)
+
+soak: venv
+	@$(PY) -m tests.soak
 
 # After `uv lock`: what plain pip installs, hash for hash.
 EXPORT := export --frozen --quiet --no-dev --all-extras --no-header

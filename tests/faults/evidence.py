@@ -100,13 +100,19 @@ def collect(
         [(asked_at,)] = connection.execute("SELECT exchequer_now()").fetchall()
         return Evidence(
             periods=rows("SELECT * FROM ledger_budgetperiod WHERE tenant_id = ANY(%s)"),
-            entries=rows("SELECT * FROM ledger_ledgerentry WHERE tenant_id = ANY(%s)"),
+            entries=rows(
+                "SELECT id, kind, basis, call_id, period_ids, amount_nanos, held_nanos, corrects_id, xact"
+                " FROM ledger_ledgerentry WHERE tenant_id = ANY(%s)"
+            ),
             open_holds=rows("SELECT * FROM ledger_hold WHERE tenant_id = ANY(%s)"),
             calls=rows(
                 "SELECT id, tenant_id, tags->>'call' AS tag, outcome, status, reason, cost_nanos, attempts"
                 " FROM calls_call WHERE tenant_id = ANY(%s)"
             ),
-            attempts=rows("SELECT * FROM calls_attempt WHERE tenant_id = ANY(%s)"),
+            attempts=rows(
+                "SELECT id, call_id, upstream_request_id, cost_nanos FROM calls_attempt"
+                " WHERE tenant_id = ANY(%s)"
+            ),
             crossings=rows("SELECT * FROM ledger_thresholdcrossing WHERE tenant_id = ANY(%s)"),
             journal=rows("SELECT * FROM test_journal WHERE tenant_id = ANY(%s) ORDER BY seq"),
             unguarded_tables=[

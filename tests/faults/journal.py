@@ -14,7 +14,7 @@ INSTALL = """
 CREATE TABLE test_journal (
     seq bigserial PRIMARY KEY, xact bigint NOT NULL, at timestamptz NOT NULL, tenant_id bigint NOT NULL,
     period_id bigint, spent bigint, held bigint, limit_nanos bigint, hard boolean,
-    hold_id uuid, period_ids bigint[], before bigint, after bigint
+    hold_id uuid, lease_id bigint, period_ids bigint[], before bigint, after bigint
 );
 CREATE FUNCTION test_journal_period() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
@@ -25,10 +25,10 @@ BEGIN
 END $$;
 CREATE FUNCTION test_journal_hold() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
-    INSERT INTO test_journal (xact, at, tenant_id, hold_id, period_ids, before, after)
+    INSERT INTO test_journal (xact, at, tenant_id, hold_id, lease_id, period_ids, before, after)
     VALUES (pg_current_xact_id()::text::bigint, exchequer_now(), coalesce(NEW.tenant_id, OLD.tenant_id),
-            coalesce(NEW.id, OLD.id), coalesce(NEW.period_ids, OLD.period_ids),
-            OLD.amount_nanos, NEW.amount_nanos);
+            coalesce(NEW.id, OLD.id), coalesce(NEW.lease_id, OLD.lease_id),
+            coalesce(NEW.period_ids, OLD.period_ids), OLD.amount_nanos, NEW.amount_nanos);
     RETURN NULL;
 END $$;
 CREATE TRIGGER test_journal_new AFTER INSERT ON ledger_budgetperiod
