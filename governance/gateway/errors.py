@@ -152,6 +152,13 @@ BACKLOG_FULL = Refusal(
     "Exchequer has too many finished calls still to write to its ledger. Try again in a few seconds.",
     retry_after(2),
 )
+USAGE_BUSY = Refusal(
+    429,
+    "rate_limit_error",
+    "usage_busy",
+    "Too many callers ask for their usage at the moment. Try again in a second.",
+    retry_after(1),
+)
 NO_UPSTREAM_CREDENTIAL = Refusal(
     503,
     "api_error",

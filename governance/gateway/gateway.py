@@ -27,6 +27,7 @@ from governance.gateway.metrics import Metrics
 from governance.gateway.responses import GatewayResponse
 from governance.gateway.snapshot import SnapshotStore
 from governance.gateway.upstream import Upstream
+from governance.gateway.usage_report import UsageReports
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class Gateway:
         self.body_budget = body_budget
         self.limits = limits
         self.periods = PeriodRows()
+        self.usage_reports = UsageReports(store)
         self.metrics = Metrics()
         self.alerts = Alerts()
         self._publisher: asyncio.Task[None] | None = None

@@ -31,6 +31,7 @@ extend_schema_view(
     )
 )(views.CountTokensView)
 extend_schema_view(get=extend_schema(operation_id="models", responses=OpenApiTypes.OBJECT))(views.ModelsView)
+extend_schema_view(get=extend_schema(operation_id="usage", responses=OpenApiTypes.OBJECT))(views.UsageView)
 
 
 class KeyAuthenticationScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]

@@ -9,6 +9,7 @@ urlpatterns = [
     path("v1/messages/count_tokens", views.CountTokensView.as_view()),
     path("v1/models", views.ModelsView.as_view()),
     re_path(r"^v1/models/(?P<model>[A-Za-z0-9._:@-]{1,128})$", views.ModelsView.as_view()),
+    path("api/oauth/usage", views.UsageView.as_view()),
     path("livez", health.livez),
     path("readyz", health.readyz),
     path("metrics", health.metrics),

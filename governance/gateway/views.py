@@ -101,3 +101,17 @@ class ModelsView(LeanAPIView):
 
     async def get(self, request: Request, **_: str) -> GatewayResponse:
         return await pipeline.relay_free(self.exchange)
+
+
+class UsageView(LeanAPIView):
+    """GET /api/oauth/usage: what the key's budgets have left."""
+
+    async def get(self, request: Request) -> GatewayResponse:
+        exchange = self.exchange
+        body = await exchange.gateway.usage_reports.of_key(exchange.key)
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            (b"cache-control", b"private, no-store"),
+        ]
+        return GatewayResponse(200, headers, body)

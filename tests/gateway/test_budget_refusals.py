@@ -34,13 +34,32 @@ def test_an_exhausted_budget_is_a_429_billing_error_that_must_not_be_retried(sta
     assert not stack.bill(account.tenant.slug)
 
 
-def test_the_sdk_does_not_retry_an_exhausted_budget(stack: Stack) -> None:
-    account = make_tenant("0.0001", period="total")
+@pytest.mark.parametrize("period", ["month", "total"])
+def test_no_sdk_retries_an_exhausted_budget_or_sleeps_until_it_resets(stack: Stack, period: str) -> None:
+    """SDK 2.x obeys any retry-after, of weeks too, unless x-should-retry forbids the retry."""
+    account = make_tenant("0.0001", period=period)
     began = time.monotonic()
-    with pytest.raises(anthropic.RateLimitError, match="does not reset"):
+    with pytest.raises(anthropic.RateLimitError, match="reset") as caught:
         account.client(stack, max_retries=3).messages.create(**ASK)
     assert time.monotonic() - began < 3
+    assert caught.value.type == "billing_error"
+    assert ("retry-after" in caught.value.response.headers) == (period == "month")
     assert len(account.wait_for_calls(1)) == 1
+
+
+def test_the_sdk_comes_back_to_a_held_budget_and_is_served(stack: Stack) -> None:
+    account = make_tenant("0.003")
+    ask = {**ASK, "max_tokens": 200}
+    slow = threading.Thread(
+        target=post, args=(stack, account, ask), kwargs={"headers": script(latency_ms=1500)}
+    )
+    slow.start()
+    wait_until(lambda: bool(account.holds()), 5)
+    began = time.monotonic()
+    assert account.client(stack, max_retries=3).messages.create(**ask).content
+    assert time.monotonic() - began < 20
+    slow.join()
+    account.wait_for_calls(2)
 
 
 def test_a_budget_that_is_only_held_asks_to_come_back(stack: Stack) -> None:
@@ -114,6 +133,7 @@ def test_a_stream_gives_back_what_it_does_not_need_at_message_start(stack: Stack
 
 
 def test_a_reply_says_what_is_left_and_warns_when_it_is_little(stack: Stack) -> None:
+    """cases A17: what is left comes from the very row that admitted the call. Warnings at 75 % and 95 %."""
     account = make_tenant("1")
     usage = {"input_tokens": 0, "output_tokens": 1}
     headers = post(stack, account, headers=script(usage=usage)).headers
@@ -132,3 +152,9 @@ def test_a_reply_says_what_is_left_and_warns_when_it_is_little(stack: Stack) -> 
         "0.80",
         "0.75",
     )
+    more = {"input_tokens": 0, "output_tokens": 15_500}
+    assert post(stack, account, {**ASK, "max_tokens": 15_500}, headers=script(usage=more)).is_success
+    account.wait_for_calls(4)
+    streamed = post(stack, account, {**ASK, "stream": True}, headers=script(usage=usage)).headers
+    assert streamed[f"{unified}overage-surpassed-threshold"] == "0.95"
+    assert streamed[f"{unified}status"] == "allowed_warning"
