@@ -8,7 +8,7 @@ nothing.
 from collections.abc import Sequence
 
 from django.db import transaction
-from django.db.models import BigIntegerField, Case, F, Q, Value, When
+from django.db.models import BigIntegerField, Case, F, Q, QuerySet, Value, When
 from django.db.models.functions import Greatest
 
 from governance.audit import events
@@ -124,9 +124,14 @@ def apply_to_live_periods(budget: Budget) -> None:
     """Give every period of this budget that is not over its limit and thresholds. Call in a transaction."""
     rows = BudgetPeriod.objects.filter(budget_id=budget.pk, ends_at__gt=DatabaseNow()).order_by("pk")
     locked = list(rows.select_for_update(no_key=True).values_list("pk", flat=True))
+    refresh_limits(BudgetPeriod.objects.filter(pk__in=locked), budget)
+
+
+def refresh_limits(rows: "QuerySet[BudgetPeriod]", budget: Budget) -> None:
+    """The budget's limit, with what was added to each row, as these locked rows' limit and ceiling."""
     limit = Greatest(Value(0), Value(budget.limit_nanos) + F("added_nanos"))
     hard = budget.enforcement == Enforcement.HARD
-    BudgetPeriod.objects.filter(pk__in=locked).update(
+    rows.update(
         limit_nanos=limit,
         alert_percents=budget.alert_percents,
         ceiling_nanos=Case(

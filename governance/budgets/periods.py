@@ -11,11 +11,9 @@ from typing import Any
 
 import psycopg
 
-from governance.budgets.terms import Leg
+from governance.budgets.terms import OPEN_PERIOD, Leg
 from governance.core.periods import Period
 
-OPEN_PERIOD = "SELECT budgets_open_period(%s, %s, %s, %s)"
-"""(budget id, subject, starts at, ends at) → made | there | closed | full: see migration 0002."""
 FIND_PERIODS = """
 SELECT p.budget_id, p.subject, p.id, p.starts_at, p.ends_at
 FROM unnest(%s::bigint[], %s::text[]) AS leg(budget_id, subject)

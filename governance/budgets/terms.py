@@ -14,6 +14,8 @@ SELECT id, tenant_id, name, scope, scope_ref, period, time_zone, week_starts_on,
 FROM budgets_budget WHERE tenant_id = %s AND closed_at IS NULL ORDER BY id
 """
 """Rows for `terms_from_row`, in its order; for any connection."""
+OPEN_PERIOD = "SELECT budgets_open_period(%s, %s, %s, %s)"
+"""(budget id, subject, starts at, ends at) → made | there | closed | full: see migration 0002."""
 
 
 @dataclass(slots=True, frozen=True)

@@ -19,6 +19,7 @@ from governance.console.display import STATE_LABELS, code, short_usd, when
 from governance.console.keyset import FactAdmin, WindowFilter, parse_id
 from governance.console.site import console_site
 from governance.core.money import format_usd
+from governance.ledger.kinds import EntryKind
 from governance.ledger.models import LedgerEntry
 from tenants.models import ApiKey, Tenant
 
@@ -170,5 +171,7 @@ class LedgerEntryAdmin(NamedRowsAdmin):
 
     @display(description="Call")
     def call(self, entry: LedgerEntry) -> SafeString:
+        if entry.kind == EntryKind.TRANSFER:
+            return format_html("{}", "between two budgets")
         url = reverse("admin:calls_call_change", args=[entry.call_id])
         return format_html('<a class="exq-link" href="{}">{}</a>', url, code(f"…{str(entry.call_id)[-12:]}"))

@@ -101,7 +101,7 @@ def _uuids(result: PGresult | None) -> set[UUID]:
 
 
 def _answers(holds: Sequence[PlaceHold], result: PGresult | None) -> list[Held | Refused]:
-    """What desk_admit said of each hold, in their order."""
+    """What desk_admit_2 said of each hold, in their order."""
     return [] if result is None else [_answer(hold, result, row) for row, hold in enumerate(holds)]
 
 

@@ -6,7 +6,7 @@ Placeholders are $1…$n (psycopg's raw cursors); each is one packed array (desk
 from governance.calls.records import AttemptRecord, CallRecord, ColumnType, column_types
 
 OPEN_BATCH = "SELECT desk_open_batch($1, $2, $3, $4)"
-ADMIT = "SELECT * FROM desk_admit($1, $2, $3, $4, $5, $6, $7, $8, $9)"
+ADMIT = "SELECT * FROM desk_admit_2($1, $2, $3, $4, $5, $6, $7, $8, $9)"
 
 # What a settlement says about money, beside its attempt and call.
 SETTLEMENT_COLUMNS: dict[str, ColumnType] = {
@@ -132,7 +132,8 @@ SELECT id FROM shrunk
 # What the tightest hard leg can carry beyond the hold, read after the rows were locked.
 ROOM_ABOVE_HOLD = """
 SELECT h.amount_nanos, coalesce(
-    (SELECT greatest(0, min(p.limit_nanos - p.spent_nanos - p.held_nanos))
+    (SELECT greatest(0, min(p.limit_nanos + CASE WHEN p.raised_until > exchequer_now() THEN p.raised_nanos
+                            ELSE 0 END - p.spent_nanos - p.held_nanos))
      FROM ledger_budgetperiod p WHERE p.id = ANY(h.period_ids) AND p.ceiling_nanos IS NOT NULL),
     9223372036854775807)
 FROM ledger_hold h WHERE h.id = $1 FOR UPDATE OF h
@@ -140,7 +141,10 @@ FROM ledger_hold h WHERE h.id = $1 FOR UPDATE OF h
 # The CHECK on the ceiling is the last word: a hold that grows past a limit fails.
 GROW = """
 WITH grown AS (UPDATE ledger_hold SET amount_nanos = amount_nanos + $2 WHERE id = $1 RETURNING period_ids)
-UPDATE ledger_budgetperiod p SET held_nanos = p.held_nanos + $2
+UPDATE ledger_budgetperiod p SET
+    held_nanos = p.held_nanos + $2,
+    ceiling_nanos = CASE WHEN p.ceiling_nanos IS NOT NULL THEN
+        greatest(p.ceiling_nanos, p.limit_nanos + p.raised_nanos) END
 FROM grown WHERE p.id = ANY(grown.period_ids)
 """
 RECORD_OVERRUN = f"""

@@ -8,15 +8,21 @@ from django.db import connection
 _RECOMPUTE = """
 WITH charged AS (
     SELECT period_id, sum(amount_nanos) AS nanos FROM ledger_ledgerentry, unnest(period_ids) AS period_id
-    GROUP BY period_id
+    WHERE kind <> 'transfer' GROUP BY period_id
+),
+adjusted AS (
+    SELECT period_id, sum(amount_nanos) AS nanos FROM ledger_adjustment
+    WHERE period_id IS NOT NULL GROUP BY period_id
 ),
 held AS (
     SELECT period_id, sum(amount_nanos) AS nanos FROM ledger_hold, unnest(period_ids) AS period_id
     GROUP BY period_id
 )
 SELECT coalesce(p.id, charged.period_id, held.period_id), p.budget_id, p.tenant_id,
-       p.spent_nanos, coalesce(charged.nanos, 0)::bigint, p.held_nanos, coalesce(held.nanos, 0)::bigint
+       p.spent_nanos, coalesce(charged.nanos, 0)::bigint, p.held_nanos, coalesce(held.nanos, 0)::bigint,
+       p.added_nanos, coalesce(adjusted.nanos, 0)::bigint
 FROM ledger_budgetperiod p
+LEFT JOIN adjusted ON adjusted.period_id = p.id
 FULL JOIN charged ON charged.period_id = p.id
 FULL JOIN held ON held.period_id = coalesce(p.id, charged.period_id)
 ORDER BY 1
@@ -34,6 +40,8 @@ class Difference:
     charged_nanos: int
     held_nanos: int | None
     open_holds_nanos: int
+    added_nanos: int | None
+    adjustments_nanos: int
 
     def __str__(self) -> str:
         if self.spent_nanos is None:
@@ -41,6 +49,7 @@ class Difference:
         return (
             f"period {self.period_id} of budget {self.budget_id} says spent {self.spent_nanos} and held "
             f"{self.held_nanos}; its entries say {self.charged_nanos}, its open holds {self.open_holds_nanos}"
+            f"; it has {self.added_nanos} added, its adjustments say {self.adjustments_nanos}"
         )
 
 
@@ -52,5 +61,8 @@ def audit(tenant_id: int | None = None) -> tuple[int, list[Difference]]:
     if tenant_id is not None:
         rows = [row for row in rows if row.tenant_id in (tenant_id, None)]
     return len(rows), [
-        row for row in rows if (row.spent_nanos, row.held_nanos) != (row.charged_nanos, row.open_holds_nanos)
+        row
+        for row in rows
+        if (row.spent_nanos, row.held_nanos, row.added_nanos)
+        != (row.charged_nanos, row.open_holds_nanos, row.adjustments_nanos)
     ]

@@ -4,7 +4,10 @@ from django.db import models
 
 
 class EntryKind(models.TextChoices):
-    """Why money moved. A charge or a void resolves the hold of the same id."""
+    """Why money moved. A charge or a void resolves the hold of the same id.
+
+    A transfer moves a limit, not what is spent: its two entries, below and above zero, share their call_id.
+    """
 
     CHARGE = "charge"
     VOID = "void"
