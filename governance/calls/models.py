@@ -104,6 +104,8 @@ class Attempt(models.Model):
     # the money, in nano-dollars
     basis = models.CharField(max_length=16, null=True)
     held_nanos = models.BigIntegerField()
+    # the worst case that was computed; NULL where the request had none
+    bound_nanos = models.BigIntegerField(null=True)
     cost_nanos = models.BigIntegerField()
     list_nanos = models.BigIntegerField()
     cost_by_meter = models.JSONField()

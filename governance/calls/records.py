@@ -75,6 +75,7 @@ class AttemptRecord(msgspec.Struct, kw_only=True, gc=False):
     usage_source: str = "none"
     basis: str | None = None
     held_nanos: int
+    bound_nanos: int | None = None
     cost_nanos: int
     list_nanos: int
     cost_by_meter: str = "{}"

@@ -8,5 +8,6 @@ from governance.console import (  # noqa: F401  importing registers
     admin_keys,
     admin_pauses,
     admin_prices,
+    admin_rules,
     admin_tenants,
 )

@@ -7,7 +7,6 @@ from django.contrib.admin import SimpleListFilter
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
-from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.text import capfirst
@@ -15,7 +14,7 @@ from unfold.decorators import display
 
 from governance.calls.models import Call, Outcome
 from governance.console.call_page import call_context
-from governance.console.display import STATE_LABELS, code, short_usd, when
+from governance.console.display import STATE_LABELS, call_link, short_usd, when
 from governance.console.keyset import FactAdmin, WindowFilter, parse_id
 from governance.console.site import console_site
 from governance.core.money import format_usd
@@ -173,5 +172,4 @@ class LedgerEntryAdmin(NamedRowsAdmin):
     def call(self, entry: LedgerEntry) -> SafeString:
         if entry.kind == EntryKind.TRANSFER:
             return format_html("{}", "between two budgets")
-        url = reverse("admin:calls_call_change", args=[entry.call_id])
-        return format_html('<a class="exq-link" href="{}">{}</a>', url, code(f"…{str(entry.call_id)[-12:]}"))
+        return call_link(entry.call_id)

@@ -90,7 +90,15 @@ def attempt_row(attempt: Attempt) -> dict[str, Any]:
         "cost": format_usd(attempt.cost_nanos),
         "held": format_usd(attempt.held_nanos),
         "basis": BASIS_TEXTS.get(attempt.basis or "", "nothing was charged"),
+        "bound_used": bound_used(attempt),
     }
+
+
+def bound_used(attempt: Attempt) -> str | None:
+    """“12 % of its worst case”, rounded up; None where there was none or the cost is not known exactly."""
+    if not attempt.bound_nanos or attempt.basis != "exact":
+        return None
+    return f"{-(-attempt.cost_nanos * 100 // attempt.bound_nanos)} % of its worst case"
 
 
 def leg_rows(entries: list[LedgerEntry]) -> list[dict[str, Any]]:

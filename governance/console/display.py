@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 from zoneinfo import ZoneInfo
 
+from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.timezone import localtime
@@ -105,6 +107,12 @@ def scope_text(budget: Budget, names: dict[tuple[str, str], str]) -> str:
 def code(text: Any) -> SafeString:
     """An identifier, in type that tells 0 from O."""
     return format_html('<code class="exq-mono">{}</code>', text)
+
+
+def call_link(call_id: UUID) -> SafeString:
+    """The end of a call's id, linked to its page."""
+    url = reverse("admin:calls_call_change", args=[call_id])
+    return format_html('<a class="exq-link" href="{}">{}</a>', url, code(f"…{str(call_id)[-12:]}"))
 
 
 def window_text(starts_at: datetime, ends_at: datetime, time_zone: str) -> str:

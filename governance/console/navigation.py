@@ -24,15 +24,25 @@ PAGES: dict[str, list[tuple[str, str, str]]] = {
     "Terms": [
         ("Price book", "sell", "admin:pricing_pricerow_changelist"),
         ("Contract prices", "handshake", "admin:pricing_contractprice_changelist"),
+        ("Broken bounds", "gpp_bad", "admin:pricing_brokenbound_changelist"),
+        ("Refused names", "block", "admin:pricing_refusedname_changelist"),
+        ("Names seen", "visibility", "admin:pricing_seenname_changelist"),
         ("Provider credentials", "lock", "admin:tenants_providercredential_changelist"),
         ("Audit trail", "history", "admin:audit_auditevent_changelist"),
         ("Users", "person", "admin:auth_user_changelist"),
     ],
 }
 
+OPERATORS_PAGES = {
+    "admin:auth_user_changelist",
+    "admin:pricing_brokenbound_changelist",
+    "admin:pricing_refusedname_changelist",
+    "admin:pricing_seenname_changelist",
+}
+
 
 def _may_open(access: Access, page: str) -> bool:
-    if page == "admin:auth_user_changelist":
+    if page in OPERATORS_PAGES:
         return access.is_platform
     if page in ("admin:tenants_providercredential_changelist", "admin:audit_auditevent_changelist"):
         return access.manages_something

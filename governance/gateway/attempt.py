@@ -18,11 +18,15 @@ from governance.core.usage import Pass, total_usage
 from governance.desk.items import Held, Settlement, Shrink
 from governance.gateway import call_record
 from governance.gateway.charging import Charge, Promise
+from governance.ledger.kinds import Basis
 
 if TYPE_CHECKING:
     from governance.gateway.exchange import Exchange
 
 log = logging.getLogger(__name__)
+
+NEAR_PERCENT = 90
+"""Of the input tokens that were held: above it, the estimate is about to fail."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -92,6 +96,22 @@ class Attempt:
         self.resolved = True
         for model in charge.unknown_models:
             gateway.alerts.unknown("model", model[:128], self.exchange.key.tenant.id)
+        if charge.basis is Basis.EXACT and self.promise.bound_nanos:
+            self._compare(charge, self.promise.bound_nanos)
+
+    def _compare(self, charge: Charge, bound_nanos: int) -> None:
+        """How much of the worst case the call used: all of it by writing max_tokens is fine, most of the
+        input tokens that were estimated is a warning, and more than all is a bound that does not hold."""
+        exchange, promise = self.exchange, self.promise
+        alerts = exchange.gateway.alerts
+        exchange.gateway.metrics.bound_used(charge.cost_nanos / bound_nanos)
+        if charge.cost_nanos > bound_nanos:
+            if not charge.unknown_models:  # else the price is a guess, and dear on purpose
+                alerts.broken(exchange, self.hold_id, bound_nanos, charge.cost_nanos)
+        elif promise.input_tokens_max is not None:
+            prompt_tokens = sum(served.usage.prompt_tokens for served in charge.passes)
+            if prompt_tokens * 100 > promise.input_tokens_max * NEAR_PERCENT:
+                alerts.near(exchange, prompt_tokens, promise.input_tokens_max)
 
     def void(self, proof: str, *, status: int, reason: str, outcome: str = Outcome.FAILED) -> None:
         """Resolve the hold for nothing. `proof` says why nothing can have been billed."""
@@ -148,6 +168,7 @@ class Attempt:
             key_id=exchange.key.id,
             credential_id=exchange.key.tenant.credential_id,
             held_nanos=self.promise.held_nanos,
+            bound_nanos=self.promise.bound_nanos,
             cost_nanos=charge.cost_nanos if charge else 0,
             list_nanos=charge.list_nanos if charge else 0,
             price_version=self.promise.book.version,

@@ -50,6 +50,8 @@ def worst_case(exchange: Exchange) -> Promise:
             "The worst case of this request is more money than can be held. Lower max_tokens or max_uses.",
         )
     list_book = key.tenant.list_book
+    has_bound = exchange.bound != "unbounded"
+    is_estimate = has_bound and bound.tokens_max < window * bound.passes_max
     return Promise(
         held_nanos=held_nanos,
         list_nanos=held_nanos
@@ -59,6 +61,8 @@ def worst_case(exchange: Exchange) -> Promise:
         single_pass=bound.passes_max == 1 and exchange.bound == "bounded",
         at=exchange.started_at,
         book=key.tenant.book,
+        bound_nanos=held_nanos if has_bound else None,
+        input_tokens_max=bound.tokens_max if is_estimate else None,
     )
 
 

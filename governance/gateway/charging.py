@@ -59,6 +59,10 @@ class Promise(msgspec.Struct, frozen=True):
     single_pass: bool
     at: datetime
     book: PriceBook
+    bound_nanos: int | None = None
+    """The worst case that was held at first; None where the request has none."""
+    input_tokens_max: int | None = None
+    """The input tokens in that worst case, where they were estimated from the body."""
 
     def full_hold(self, why: str, passes: tuple[Pass, ...] = ()) -> Charge:
         return Charge(Basis.FULL_HOLD, self.held_nanos, self.list_nanos, {}, passes, "none", why=why[:256])

@@ -122,6 +122,7 @@ class Gateway:
         """Called when every reply has left: write what is queued, then close. The ledger goes last."""
         if self._publisher:
             self._publisher.cancel()
+        await self._persist_alerts()
         await self.sweeper.stop()
         await self.upstream.stop()
         await self.store.stop()
@@ -165,6 +166,16 @@ class Gateway:
         while True:
             await asyncio.sleep(PUBLISH_SECONDS)
             self.metrics.publish(self._gauges())
+            await self._persist_alerts()
+
+    async def _persist_alerts(self) -> None:
+        if not self.alerts.waiting:
+            return
+        try:
+            async with self.store.connection() as connection:
+                await self.alerts.persist(connection)
+        except (psycopg.Error, TimeoutError) as error:
+            log.warning("Alerts could not be written and will be again: %s", str(error).strip() or "time-out")
 
     def _gauges(self) -> dict[str, float]:
         return {

@@ -14,6 +14,7 @@ from typing import Literal
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
+BOUND_USED_BOUNDS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)
 LATENCY_BOUNDS_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 600)
 
 GAUGES: tuple[tuple[str, Literal["livemostrecent", "livesum", "livemax"], str], ...] = (
@@ -37,6 +38,7 @@ class Metrics:
         self.calls: defaultdict[tuple[str, str], int] = defaultdict(int)
         """(outcome, reason) → calls, those of unknown callers too."""
         self._first_bytes_ms: list[int] = []
+        self._bounds_used: list[float] = []
         self._sent: dict[tuple[str, str], int] = {}
         self._registry = CollectorRegistry()
         folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
@@ -53,6 +55,12 @@ class Metrics:
             buckets=LATENCY_BOUNDS_SECONDS,
             registry=registry,
         )
+        self._bound_used = Histogram(
+            "exchequer_bound_used_ratio",
+            "What a call cost, by its worst case. Above 1 the bound is broken.",
+            buckets=BOUND_USED_BOUNDS,
+            registry=registry,
+        )
         self._gauges = {
             name: Gauge(f"exchequer_{name}", text, multiprocess_mode=mode, registry=registry)
             for name, mode, text in GAUGES
@@ -60,6 +68,9 @@ class Metrics:
 
     def upstream_began(self, milliseconds: int) -> None:
         self._first_bytes_ms.append(milliseconds)
+
+    def bound_used(self, ratio: float) -> None:
+        self._bounds_used.append(ratio)
 
     def publish(self, gauges: Mapping[str, float]) -> None:
         """Hand over what was counted since the last time, and the gauges' present values."""
@@ -70,6 +81,9 @@ class Metrics:
         waited, self._first_bytes_ms = self._first_bytes_ms, []
         for milliseconds in waited:
             self._upstream.observe(milliseconds / 1000)
+        used, self._bounds_used = self._bounds_used, []
+        for ratio in used:
+            self._bound_used.observe(ratio)
         for name, value in gauges.items():
             self._gauges[name].set(value)
 

@@ -49,8 +49,10 @@ async def read(exchange: Exchange) -> None:
 
 
 def check_policies(exchange: Exchange) -> None:
-    """The key's own rules: which models, how much output."""
+    """What the operator refuses to everybody, and the key's own rules: which models, how much output."""
     key, request = exchange.key, exchange.request
+    if key.tenant.operator_rules is not None:
+        key.tenant.operator_rules.check(exchange)
     if key.allowed_models:
         check_models(key.allowed_models, models_asked(request))
     if key.max_output_tokens is not None and request.max_tokens > key.max_output_tokens:
@@ -113,8 +115,14 @@ async def relay_free(exchange: Exchange) -> GatewayResponse:
         check_pauses(key.pauses, exchange.tags)
     if exchange.method == "POST":
         await exchange.read_body()
-        if key.allowed_models:
-            check_models(key.allowed_models, (model_of_count(exchange.body),))
+        rules = key.tenant.operator_rules
+        if key.allowed_models or rules is not None:
+            model = model_of_count(exchange.body)
+            if key.allowed_models:
+                check_models(key.allowed_models, (model,))
+            if rules is not None:
+                names = [("model", model), *(("beta", beta) for beta in exchange.inbound.beta)]
+                rules.check_names(names, key.tenant.book)
     try:
         upstream = await exchange.gateway.upstream.send(
             exchange.method,

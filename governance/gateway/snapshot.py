@@ -26,6 +26,7 @@ from governance.budgets.terms import (
     has_tenant_wall,
     terms_from_row,
 )
+from governance.gateway.operator_rules import OperatorRules, load_operator_rules
 from governance.pricing.book import PriceBook
 from governance.pricing.loading import load_book_async, load_contract_rates_async
 from tenants.credentials import open_credential
@@ -77,7 +78,7 @@ class LookupsBusy(Exception):
 class TenantSnapshot:
     """A tenant's settings at one version. `upstream_headers` carry the credential its calls are made with;
     empty when there is none. `credential_id` is its row; None for the operator's setting. `book` has its
-    contract prices; `list_book` has not."""
+    contract prices; `list_book` has not. `operator_rules` hold for every tenant; None when there are none."""
 
     id: int
     name: str
@@ -88,6 +89,7 @@ class TenantSnapshot:
     has_wall: bool
     book: PriceBook
     list_book: PriceBook
+    operator_rules: OperatorRules | None
     upstream_headers: tuple[tuple[str, str], ...]
     credential_id: int | None
     fingerprint_key: bytes
@@ -123,6 +125,7 @@ class SnapshotStore:
         self._database_url = database_url
         self._operator_headers = operator_headers
         self._book: PriceBook | None = None
+        self._operator_rules: OperatorRules | None = None
         self._tenants: dict[int, TenantSnapshot] = {}
         self._versions: dict[int, int] = {}
         self._keys: dict[str, KeySnapshot] = {}
@@ -195,7 +198,7 @@ class SnapshotStore:
         """Load prices, begin to compare versions. Raises when the database or the prices are not there."""
         async with self.connection() as connection:
             await self._compare(connection)
-            self._book = await load_book_async(connection)
+            await self._load_for_all(connection)
         self._watcher = asyncio.create_task(self._watch(), name="versions")
 
     async def stop(self) -> None:
@@ -237,13 +240,19 @@ class SnapshotStore:
                     self._remember_existing(public_id)
                     return key
 
+    async def _load_for_all(self, connection: Connection) -> PriceBook:
+        """What is the same for every tenant."""
+        self._operator_rules = await load_operator_rules(connection)
+        self._book = await load_book_async(connection)
+        return self._book
+
     async def _load_tenant(self, connection: Connection, tenant_id: int) -> TenantSnapshot:
         while True:
             versions = await _versions(connection, [tenant_id, GLOBAL_TENANT_ID])
-            if self._book is None:
-                self._book = await load_book_async(connection)
-                self._versions[GLOBAL_TENANT_ID] = versions.get(GLOBAL_TENANT_ID, 0)
             book = self._book
+            if book is None:
+                book = await self._load_for_all(connection)
+                self._versions[GLOBAL_TENANT_ID] = versions.get(GLOBAL_TENANT_ID, 0)
             row = await _one(connection, LOAD_TENANT, tenant_id)
             headers, credential_id = self._credential(await _all(connection, LOAD_CREDENTIALS, tenant_id))
             assert row is not None  # a foreign key says so
@@ -258,6 +267,7 @@ class SnapshotStore:
                 has_wall=has_tenant_wall(terms),
                 book=book.with_contract(await load_contract_rates_async(connection, tenant_id)),
                 list_book=book,
+                operator_rules=self._operator_rules,
                 upstream_headers=headers,
                 credential_id=credential_id,
                 fingerprint_key=fingerprint_key(tenant_id),

@@ -1,5 +1,8 @@
 """Prices as rows that are never rewritten.
 
+Beside them stands what the operator decided about calls whose price is in doubt: names that are refused,
+names that nobody knows yet, and bounds that broke.
+
 Two kinds of time meet in a price. `effective_from` and `effective_to` say when Anthropic charges it;
 `added_in` and `superseded_in` say which loads of ours believed it. A load that learns something new closes
 the rows that it contradicts and adds others, so the book “as of load V” can be compiled again for ever, and
@@ -208,3 +211,78 @@ class ContractPrice(models.Model):
 
     def __str__(self) -> str:
         return f"{self.model_id} for tenant {self.tenant_id}"
+
+
+class NameKind(models.TextChoices):
+    """Where a client names something."""
+
+    BETA = "beta", "beta (anthropic-beta header)"
+    FIELD = "field", "field of the request body"
+    MODEL = "model", "model"
+
+
+class RefusedName(models.Model):
+    """A name that no call may use, whoever makes it. Removing the row allows it again."""
+
+    kind = models.CharField(max_length=8, choices=NameKind)
+    name = models.CharField(max_length=128)
+    reason = models.CharField(max_length=300, help_text="Callers read it in the refusal.")
+    since = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        ordering = ["kind", "name"]
+        constraints = [models.UniqueConstraint(fields=["kind", "name"], name="refused_once")]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}"
+
+
+class SeenName(models.Model):
+    """A name that a call used and that we did not know: worst cases with it were assumed. Written once, by
+    the gateway; `tenant_id` is whose call was the first."""
+
+    kind = models.CharField(max_length=8, choices=NameKind)
+    name = models.CharField(max_length=128)
+    tenant_id = models.BigIntegerField()
+    seen_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        ordering = ["-seen_at"]
+        constraints = [models.UniqueConstraint(fields=["kind", "name"], name="seen_once")]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}"
+
+
+class BrokenBound(models.Model):
+    """A model and the features of a call to it that cost more than its worst case.
+
+    Until an operator clears it, calls to the model that use all of these features are refused: what holds
+    promise for them cannot be trusted. No features: every call to the model. `attempt_id` is the first one.
+    """
+
+    model_id = models.CharField(max_length=128)
+    features = ArrayField(models.CharField(max_length=80), default=list, blank=True)
+    tenant_id = models.BigIntegerField()
+    attempt_id = models.UUIDField()
+    bound_nanos = models.BigIntegerField()
+    cost_nanos = models.BigIntegerField()
+    broke_at = models.DateTimeField(db_default=Now())
+    cleared_at = models.DateTimeField(null=True, blank=True)
+    cleared_because = models.CharField(max_length=300, default="", blank=True)
+
+    class Meta:
+        ordering = ["-broke_at"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["model_id", "features"],
+                condition=Q(cleared_at=None),
+                name="broken_once_until_cleared",
+            ),
+            models.CheckConstraint(
+                condition=Q(cleared_at=None) | ~Q(cleared_because=""), name="cleared_for_a_reason"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.model_id} with {', '.join(self.features) or 'plain text'}"

@@ -21,9 +21,12 @@ ACTIONS = {
     "budgets.budget": ["close"],
     "tenants.pause": ["resume"],
     "pricing.contractprice": ["end"],
+    "pricing.brokenbound": ["clear"],
+    "pricing.refusedname": ["allow"],
+    "pricing.seenname": ["refuse"],
 }
 SHARED = {"pricing.pricerow"}  # list prices are everybody's
-OPERATORS_ONLY = {"auth.user"}
+OPERATORS_ONLY = {"auth.user", "pricing.brokenbound", "pricing.refusedname", "pricing.seenname"}
 
 
 def rows_of(house: House) -> dict[str, Any]:
