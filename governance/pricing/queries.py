@@ -36,7 +36,8 @@ SEE_NAME = """
 INSERT INTO pricing_seenname (kind, name, tenant_id)
 SELECT %(kind)s::varchar, %(name)s::varchar, %(tenant_id)s::bigint
 WHERE (SELECT count(*) FROM pricing_seenname WHERE kind = %(kind)s::varchar) < %(of_kind_max)s
-  AND (SELECT count(*) FROM pricing_seenname WHERE kind = %(kind)s::varchar AND tenant_id = %(tenant_id)s::bigint)
+  AND (SELECT count(*) FROM pricing_seenname
+       WHERE kind = %(kind)s::varchar AND tenant_id = %(tenant_id)s::bigint)
       < %(of_tenant_max)s
 ON CONFLICT (kind, name) DO NOTHING
 RETURNING id
