@@ -115,24 +115,23 @@ class UsageTap:
     cache writes by TTL, speed, tier and geo are in message_start only.
     """
 
-    __slots__ = ("_message", "_stopped", "_usage", "finished")
+    __slots__ = ("_model", "_stopped", "_usage", "finished", "started")
 
     def __init__(self) -> None:
-        self._message: Mapping[str, Any] | None = None
+        self.started = False
+        self._model: Any = None
         self._usage: dict[str, Any] = {}
         self._stopped = False
         self.finished = False
         """Whether `passes()` is final: the delta that stopped the message, or a later one, had totals."""
 
-    @property
-    def started(self) -> bool:
-        return self._message is not None
-
     def on_message_start(self, event: Mapping[str, Any]) -> None:
         """The payload of `message_start`: {"type": …, "message": {…, "usage": {…}}}."""
+        self.started = True
         message = event.get("message")
-        self._message = message if isinstance(message, Mapping) else {}
-        self._take(self._message.get("usage"))
+        if isinstance(message, Mapping):
+            self._model = message.get("model")
+            self._take(message.get("usage"))
 
     def on_message_delta(self, event: Mapping[str, Any]) -> None:
         """The payload of `message_delta`: {"type": …, "delta": {…}, "usage": {…}}; usage may be absent."""
@@ -159,7 +158,7 @@ class UsageTap:
 
         None before message_start, or where its usage cannot be read.
         """
-        if self._message is None:
+        if not self.started:
             return None
         try:
             usage = _read_usage(self._usage, "usage", one_hour_tokens_left=None)
@@ -169,9 +168,9 @@ class UsageTap:
 
     def passes(self) -> tuple[Pass, ...]:
         """The passes by what was seen so far; final once `finished`. Raises UsageUnreadable."""
-        if self._message is None:
+        if not self.started:
             raise UsageUnreadable("The stream ended before its message_start event.")
-        return served_passes({**self._message, "usage": self._usage})
+        return served_passes({"model": self._model, "usage": self._usage})
 
 
 def _read_usage(raw: Mapping[str, Any], where: str, one_hour_tokens_left: int | None) -> Usage:

@@ -172,6 +172,7 @@ async def _send_stream(exchange: Exchange, response: GatewayResponse, receive: A
     watcher.add_done_callback(lambda done: None if done.cancelled() else exchange.leave())
     try:
         await send(_start(response))
+        response.wire_headers = ()
         async for chunk in stream:
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
         if response.complete:

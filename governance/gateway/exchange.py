@@ -12,7 +12,7 @@ from governance.core.clock import utcnow
 from governance.core.ids import uuid7
 from governance.gateway.body import Receive, decoded, read_body
 from governance.gateway.inbound import Inbound, read_headers
-from governance.gateway.request import Request
+from governance.gateway.request import Request, without_content
 from governance.gateway.snapshot import KeySnapshot
 from governance.gateway.user_id import TEXT_LENGTH_MAX, end_user_of, session_of
 
@@ -103,6 +103,17 @@ class Exchange:
         a call that refers to itself would stay in memory until the garbage collector finds it.
         """
         self.on_leave = None
+        self._give_back()
+
+    def forget_request(self) -> None:
+        """Free the request's body; what is still asked of `request` stays."""
+        self.body = b""
+        self.inbound.forward = []
+        if self._request is not None:
+            self._request = without_content(self._request)
+        self._give_back()
+
+    def _give_back(self) -> None:
         if self.body_bytes_taken:
             self.gateway.body_budget.give_back(self.key.tenant.id, self.body_bytes_taken)
             self.body_bytes_taken = 0

@@ -1,7 +1,8 @@
 """The facts of a call's request and reply (calls/request_facts.py), without keeping anybody waiting.
 
-Usually they are computed when the reply has left. A body of megabytes would stop the event loop for
-milliseconds, so its facts are computed in a thread while upstream works, and without the reply's fingerprint.
+Usually they are computed when the reply has left; a stream's when it has begun, so that its request need not
+stay in memory for as long as it lasts. A body of megabytes would stop the event loop for milliseconds, so its
+facts are computed in a thread while upstream works. Both are without the reply's fingerprint.
 """
 
 import asyncio
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from governance.calls.records import CallRecord
 from governance.calls.request_facts import RequestFacts, cache_digest, request_facts
+from governance.gateway.request import Request
 
 if TYPE_CHECKING:
     from governance.gateway.exchange import Exchange
@@ -24,9 +26,20 @@ def begin(exchange: "Exchange") -> None:
     if len(exchange.request.body) >= LARGE_BODY_BYTES:
         loop = asyncio.get_running_loop()
         try:
-            exchange.early_facts = loop.run_in_executor(None, _compute, exchange, b"")
+            exchange.early_facts = loop.run_in_executor(None, _compute, exchange, exchange.request)
         except RuntimeError as error:  # no thread is to be had: the call matters more than its facts
             log.error("Call %s has no facts: %s", exchange.id, error)
+
+
+def take(exchange: "Exchange") -> None:
+    """Compute a stream's facts now, and let go of its request."""
+    if exchange.early_facts is None:
+        exchange.early_facts = asyncio.get_running_loop().create_future()
+        try:
+            exchange.early_facts.set_result(_compute(exchange, exchange.request))
+        except Exception as error:
+            exchange.early_facts.set_exception(error)  # logged by `add`
+    exchange.forget_request()
 
 
 def add(call: CallRecord, exchange: "Exchange", reply_content: bytes) -> None:
@@ -39,7 +52,7 @@ def add(call: CallRecord, exchange: "Exchange", reply_content: bytes) -> None:
                 return
             found, digest = early.result()
         elif len(exchange.request.body) < LARGE_BODY_BYTES:
-            found, digest = _compute(exchange, reply_content)
+            found, digest = _compute(exchange, exchange.request, reply_content)
         else:
             return
     except (Exception, asyncio.CancelledError):
@@ -48,8 +61,10 @@ def add(call: CallRecord, exchange: "Exchange", reply_content: bytes) -> None:
     call.facts, call.fingerprints, call.cache_digest = found.facts, found.fingerprints, digest
 
 
-def _compute(exchange: "Exchange", reply_content: bytes) -> tuple[RequestFacts, bytes]:
-    request, tenant, inbound = exchange.request, exchange.key.tenant, exchange.inbound
+def _compute(
+    exchange: "Exchange", request: Request, reply_content: bytes = b""
+) -> tuple[RequestFacts, bytes]:
+    tenant, inbound = exchange.key.tenant, exchange.inbound
     found = request_facts(request, tenant.fingerprint_key, reply_content)
     beta = ",".join(inbound.beta)
     return found, cache_digest(tenant.id, request.model, inbound.version, beta, request.body)

@@ -3,6 +3,7 @@
 What is stripped or added are headers only: hop-by-hop, quota and organisation headers go, ours come.
 """
 
+import asyncio
 import zlib
 from collections.abc import AsyncIterator
 from functools import lru_cache
@@ -13,7 +14,7 @@ import msgspec
 
 from governance.calls.models import Outcome
 from governance.core.money import nanos_to_usd
-from governance.gateway import errors
+from governance.gateway import errors, facts
 from governance.gateway.attempt import Attempt
 from governance.gateway.errors import Refusal, envelope
 from governance.gateway.exchange import Exchange
@@ -187,6 +188,8 @@ class EventStream:
     that much is billed in any case.
     """
 
+    __slots__ = ("_attempt", "_exchange", "_failure", "_tap", "_upstream", "response")
+
     def __init__(self, exchange: Exchange, attempt: Attempt, upstream: aiohttp.ClientResponse) -> None:
         self._exchange = exchange
         self._attempt = attempt
@@ -206,6 +209,7 @@ class EventStream:
             async for chunk in self._upstream.content.iter_any():
                 if tap.feed(chunk):
                     self._shrink()
+                    asyncio.get_running_loop().call_soon(self._forget_request)
                 if exchange.client_left:
                     if tap.usage.started or tap.unreadable:
                         return
@@ -229,6 +233,11 @@ class EventStream:
         amount_nanos = self._attempt.promise.after_start(self._tap)
         if amount_nanos is not None:
             self._attempt.shrink(amount_nanos)
+
+    def _forget_request(self) -> None:
+        """The first chunk has left. Whatever is still to be told of the request is told now."""
+        if not self._attempt.resolved:
+            facts.take(self._exchange)
 
     def _settle(self) -> None:
         tap = self._tap

@@ -170,6 +170,12 @@ def read_request(body: bytes) -> Request:
     )
 
 
+def without_content(request: Request) -> Request:
+    """The request without what was said in it: for as long as only its terms are asked for."""
+    fields = msgspec.structs.replace(request.fields, messages=[], system=None, tools=None)
+    return msgspec.structs.replace(request, body=b"", fields=fields, media=())
+
+
 def value_of[T](raw: Raw, kind: type[T]) -> T | None:
     """The raw value decoded; None where it is missing, null or not of that kind."""
     try:

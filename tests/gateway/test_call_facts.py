@@ -1,8 +1,8 @@
 """What a call's row keeps of its request: shape and fingerprints, never text."""
 
 from governance.calls.request_facts import Fingerprints
-from tests.gateway.asking import ASK, post
-from tests.harness import Account, Stack, make_tenant
+from tests.gateway.asking import ASK, post, script
+from tests.harness import Account, Stack, make_tenant, start_stack
 
 
 def test_a_call_keeps_the_shape_of_its_request_and_no_text(stack: Stack, account: Account) -> None:
@@ -42,3 +42,19 @@ def test_a_large_request_has_its_facts_too(stack: Stack, account: Account) -> No
     assert post(stack, account, ask).status_code == 200
     (call,) = account.wait_for_calls(1)
     assert call.facts["bytes"]["last"] > 1_000_000
+
+
+def test_an_open_stream_keeps_its_facts_and_not_its_request(account: Account) -> None:
+    """Agents stream for minutes: what they sent must not fill the memory that others' requests need."""
+    large = {**ASK, "stream": True, "messages": [{"role": "user", "content": "word " * 10_000}]}
+    env = {"EXCHEQUER_BODY_BYTES_PER_TENANT_MAX": "80000"}
+    slow = script(deltas=4, chunk_delay_ms=500)
+    with start_stack(env=env) as stack, account.client(stack) as client:
+        with client.messages.create(**large, extra_headers=slow) as open_stream:
+            assert next(iter(open_stream)).type == "message_start"
+            assert post(stack, account, {**large, "stream": False}).status_code == 200
+            assert [event.type for event in open_stream][-1] == "message_stop"
+        streamed = next(call for call in account.wait_for_calls(2) if call.stream)
+    assert streamed.facts["bytes"]["last"] > 50_000
+    assert len(Fingerprints.unpack(bytes(streamed.fingerprints)).messages) == 1
+    assert streamed.requested_model == large["model"]
