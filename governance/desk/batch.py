@@ -21,6 +21,8 @@ from governance.desk.arrays import ARRAY_OF, BigintArray, PackedArray, TextArray
 from governance.desk.items import Figures, Held, PlaceHold, Refused, Settlement, Shrink
 
 type RawConnection = psycopg.AsyncConnection[tuple[Any, ...]]
+type Gone = tuple[int, int]
+"""(period id, waiting since) of somebody who waits there no more."""
 
 
 @dataclass(slots=True)
@@ -40,6 +42,7 @@ class Batch:
     shrinks: list[Shrink] = field(default_factory=list)
     records: list[CallRecord] = field(default_factory=list)
     holds: list[PlaceHold] = field(default_factory=list)
+    gone: list[Gone] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.settlements) + len(self.shrinks) + len(self.records) + len(self.holds)
@@ -62,6 +65,7 @@ class _Packed:
     settle: list[PackedArray] | None
     shrink: list[PackedArray] | None
     record: list[PackedArray] | None
+    leave: list[PackedArray] | None
     admit: list[PackedArray] | None
 
 
@@ -82,6 +86,8 @@ async def write(connection: RawConnection, lease: Lease, batch: Batch) -> Writte
         calls.append((b"shrink", [*packed.shrink, lease.id]))
     if packed.record:
         calls.append((b"record", packed.record))
+    if packed.leave:
+        calls.append((b"leave", [*packed.leave, lease.id]))
     if packed.admit:
         calls.append((b"admit", [*packed.admit, lease.id]))
     results = await wire.run(connection.pgconn, calls)
@@ -101,7 +107,7 @@ def _uuids(result: PGresult | None) -> set[UUID]:
 
 
 def _answers(holds: Sequence[PlaceHold], result: PGresult | None) -> list[Held | Refused]:
-    """What desk_admit_2 said of each hold, in their order."""
+    """What desk_admit_3 said of each hold, in their order."""
     return [] if result is None else [_answer(hold, result, row) for row, hold in enumerate(holds)]
 
 
@@ -113,7 +119,8 @@ def _answer(hold: PlaceHold, result: PGresult, row: int) -> Held | Refused:
     if refused_by is None:
         return Held(hold.id, figures)
     assert figures is not None
-    return Refused(wire.bigint(refused_by), figures, closed == b"\x01")
+    since, ahead_nanos = (wire.bigint(result.get_value(row, i)) for i in (5, 6))
+    return Refused(wire.bigint(refused_by), figures, closed == b"\x01", since, ahead_nanos)
 
 
 def _pack(batch: Batch) -> _Packed:
@@ -121,11 +128,13 @@ def _pack(batch: Batch) -> _Packed:
     locked = set(hold_periods)
     locked.update(chain.from_iterable(settlement.period_ids for settlement in batch.settlements))
     locked.update(chain.from_iterable(shrink.period_ids for shrink in batch.shrinks))
+    locked.update(period_id for period_id, _ in batch.gone)
     return _Packed(
         locked_periods=BigintArray(sorted(locked)),
         settle=pack_settlements(batch.settlements) if batch.settlements else None,
         shrink=_pack_shrinks(batch.shrinks) if batch.shrinks else None,
         record=_CALLS.pack(batch.records) if batch.records else None,
+        leave=[BigintArray(column) for column in zip(*batch.gone, strict=True)] if batch.gone else None,
         admit=_pack_holds(batch.holds, hold_periods) if batch.holds else None,
     )
 
@@ -175,4 +184,5 @@ def _pack_holds(holds: Sequence[PlaceHold], periods: Sequence[int]) -> list[Pack
         TextArray([hold.memo for hold in holds]),
         BigintArray([len(hold.period_ids) for hold in holds]),
         BigintArray([position[period_id] for hold in holds for period_id in hold.period_ids]),
+        BigintArray([hold.waiting_since for hold in holds]),
     ]

@@ -23,6 +23,7 @@ from collections.abc import Callable
 from typing import Any
 
 import psycopg
+from msgspec.structs import replace
 from psycopg import errors
 
 from governance.calls.records import CallRecord
@@ -34,6 +35,7 @@ from governance.desk.link import Link
 from governance.desk.memo import void_of_unused_hold
 from governance.desk.overrun import settle_overrun
 from governance.desk.queue import UNREACHABLE, Queued, Taken, pop
+from governance.desk.room import WaitingRoom
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +71,8 @@ class Desk:
         on_fatal: Callable[[BaseException], None],
         transaction_timeout_seconds: float = 5.0,
         lock_timeout_seconds: float = 2.0,
+        waiters_max: int = 4000,
+        waiters_of_tenant_max: int = 1000,
     ) -> None:
         self._link = Link(
             database_url,
@@ -85,6 +89,9 @@ class Desk:
         self._records: deque[Queued[CallRecord]] = deque()
         self._writing = Taken()
         self._aside = Aside(self._link, self._wake.set)
+        self._room = WaitingRoom(
+            self._wake.set, waiters_max=waiters_max, waiters_of_tenant_max=waiters_of_tenant_max
+        )
         self._heartbeat_due = False
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
@@ -101,6 +108,7 @@ class Desk:
     async def stop(self, grace_seconds: float = 10.0) -> None:
         """Write everything that is queued, give the lease back. What cannot be written is swept later."""
         self._stopping = True
+        self._room.turn_away(DeskUnavailable("This worker is stopping."))
         self._wake.set()
         if self._task:
             done, _ = await asyncio.wait({self._task}, timeout=grace_seconds)
@@ -129,6 +137,15 @@ class Desk:
         return len(self._settlements) + len(self._writing.settlements) + len(self._aside.items.settlements)
 
     @property
+    def waiters(self) -> int:
+        """Holds that wait for room."""
+        return len(self._room)
+
+    def waiters_before(self, period_id: int) -> int:
+        """Holds of this process that wait for room on that row."""
+        return self._room.length(period_id)
+
+    @property
     def lease_id(self) -> int:
         """The id of this desk's current lease; 0 before the first."""
         return self._link.lease.id
@@ -146,12 +163,29 @@ class Desk:
         queued: Queued[PlaceHold] = Queued(hold, asyncio.get_running_loop().create_future())
         self._holds.append(queued)
         self._wake.set()
+        return await self._answer_to(queued)
+
+    async def wait_for_room(self, hold: PlaceHold, refused: Refused, seconds: float) -> Held | Refused:
+        """Wait until a hold that was refused fits, until it never will, or for about so long.
+
+        `hold` was placed with `waiting_since` at 0 or more, and `refused.fits_later` says that it may fit.
+        RoomFull where too many wait already; DeskUnavailable, and a caller that is cancelled, as above.
+        """
+        if not self.healthy:
+            raise DeskUnavailable(UNREACHABLE)
+        waiter = self._room.enter(replace(hold, waiting_since=refused.since), refused, seconds)
+        try:
+            return await self._answer_to(waiter)
+        finally:
+            self._room.leave(waiter)
+
+    async def _answer_to(self, queued: Queued[PlaceHold]) -> Held | Refused:
         try:
             answer: Held | Refused = await queued.future
         except asyncio.CancelledError:
             # The answer may have come in the very tick in which the caller left.
             if queued.future.done() and not queued.future.cancelled() and queued.future.exception() is None:
-                self._void_unused(hold, queued.future.result())
+                self._void_unused(queued.item, queued.future.result())
             raise
         return answer
 
@@ -198,7 +232,7 @@ class Desk:
                     free = await self._aside.give_back()
                     self._settlements.extendleft(reversed(free.settlements))
                     self._shrinks.extendleft(reversed(free.shrinks))
-                while self.queue_depth or self._heartbeat_due:
+                while self.queue_depth or self._heartbeat_due or self._room.due:
                     await self._write(self._take())
                     self._writing = Taken()
         except asyncio.CancelledError:
@@ -219,7 +253,14 @@ class Desk:
             pop(self._records, OTHERS_PER_BATCH_MAX),
             [queued for queued in pop(self._holds, HOLDS_PER_BATCH_MAX) if not queued.future.done()],
         )
+        if self._room or self._room.due:
+            self._call_waiters(self._writing)
         return self._writing
+
+    def _call_waiters(self, taken: Taken) -> None:
+        """Those who wait for rows that this batch locks try again in it, before its newcomers."""
+        waiters, taken.gone = self._room.take(taken.periods())
+        taken.holds[:0] = waiters
 
     async def _write(self, taken: Taken) -> None:
         """Write one batch, whatever it takes. On return each of its items is answered or put aside."""
@@ -246,6 +287,7 @@ class Desk:
                     await self._recover(taken, error)
             else:
                 return await self._answer(taken, written)
+            taken.gone.clear()
             if not taken:
                 return
 
@@ -342,6 +384,7 @@ class Desk:
     def _turn_away(self) -> None:
         for hold in pop(self._holds, len(self._holds)):
             hold.fail(DeskUnavailable(UNREACHABLE))
+        self._room.turn_away(DeskUnavailable(UNREACHABLE))
 
     def _tell_everyone(self, error: DeskUnavailable) -> None:
         for queue in (

@@ -23,7 +23,8 @@ class PlaceHold(msgspec.Struct, frozen=True):
     """Take `amount_nanos` on every period of `period_ids`, or on none.
 
     `memo` is JSON text with what the sweeper needs if this worker dies: see desk/memo.py.
-    `period_ids` are distinct BudgetPeriod ids in any order.
+    `period_ids` are distinct BudgetPeriod ids in any order. `waiting_since` is WOULD_WAIT, or WILL_NOT_WAIT,
+    or what the first refusal said: the place in the queue, microseconds by the database's clock.
     """
 
     id: UUID
@@ -32,6 +33,10 @@ class PlaceHold(msgspec.Struct, frozen=True):
     amount_nanos: int
     price_version: int
     memo: str
+    waiting_since: int = -1
+
+
+WILL_NOT_WAIT, WOULD_WAIT = -1, 0
 
 
 class Figures(msgspec.Struct, frozen=True):
@@ -65,12 +70,24 @@ class Refused(msgspec.Struct, frozen=True):
     """The hold does not fit: `figures` are of the row that refused it.
 
     `closed` says that the period has ended (or not begun) by the database's clock: look the period up
-    again and place a new hold.
+    again and place a new hold. `since` is the hold's place in the queue, for when it is placed again.
+    `ahead_nanos` is kept there for an older call that waits; it is 0 where the hold itself is too large.
     """
 
     period_id: int
     figures: Figures
     closed: bool
+    since: int = 0
+    ahead_nanos: int = 0
+
+    def fits_later(self, amount_nanos: int) -> bool:
+        """Whether such a hold fits on every budget once the calls in flight have ended."""
+        return not self.closed and amount_nanos <= self.figures.limit_nanos - self.figures.spent_nanos
+
+    @property
+    def room_nanos(self) -> int:
+        """The largest hold that would have been admitted; below zero after the limit was lowered."""
+        return self.figures.left_nanos - self.ahead_nanos
 
 
 class Shrink(msgspec.Struct, frozen=True):

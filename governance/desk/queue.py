@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from governance.calls.records import CallRecord
-from governance.desk.batch import Batch
+from governance.desk.batch import Batch, Gone
 from governance.desk.items import DeskUnavailable, PlaceHold, Settlement, Shrink
 
 UNREACHABLE = "The ledger's database cannot be reached."
@@ -37,12 +37,13 @@ class Queued[Item](msgspec.Struct, eq=False):
 
 @dataclass(slots=True)
 class Taken:
-    """The items of one batch."""
+    """The items of one batch; `gone` come along if there is no trouble, and expire otherwise."""
 
     settlements: list[Queued[Settlement]] = field(default_factory=list)
     shrinks: list[Queued[Shrink]] = field(default_factory=list)
     records: list[Queued[CallRecord]] = field(default_factory=list)
     holds: list[Queued[PlaceHold]] = field(default_factory=list)
+    gone: list[Gone] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.settlements) + len(self.shrinks) + len(self.records) + len(self.holds)
@@ -56,6 +57,7 @@ class Taken:
             [queued.item for queued in self.shrinks],
             [queued.item for queued in self.records],
             [queued.item for queued in self.holds],
+            self.gone,
         )
 
     def halves(self) -> "tuple[Taken, Taken]":

@@ -6,7 +6,13 @@ Placeholders are $1…$n (psycopg's raw cursors); each is one packed array (desk
 from governance.calls.records import AttemptRecord, CallRecord, ColumnType, column_types
 
 OPEN_BATCH = "SELECT desk_open_batch($1, $2, $3, $4)"
-ADMIT = "SELECT * FROM desk_admit_2($1, $2, $3, $4, $5, $6, $7, $8, $9)"
+ADMIT = "SELECT * FROM desk_admit_3($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
+# The front tickets of those who wait no more; whoever is next need not wait until they expire.
+LEAVE = """
+UPDATE ledger_budgetperiod p SET fronts = nullif(p.fronts - $3::bigint::text, '{}')
+FROM unnest($1::bigint[], $2::bigint[]) AS gone(period_id, since)
+WHERE p.id = gone.period_id AND (p.fronts->$3::bigint::text->>0)::bigint = gone.since
+"""
 
 # What a settlement says about money, beside its attempt and call.
 SETTLEMENT_COLUMNS: dict[str, ColumnType] = {

@@ -23,6 +23,7 @@ _STATEMENTS = {
     b"settle": statements.SETTLE,
     b"shrink": statements.SHRINK,
     b"record": statements.RECORD,
+    b"leave": statements.LEAVE,
     b"admit": statements.ADMIT,
 }
 _FINE = (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK)

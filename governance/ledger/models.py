@@ -45,6 +45,9 @@ class BudgetPeriod(models.Model):
     added_nanos = models.BigIntegerField(default=0, db_default=0)
     raised_nanos = models.BigIntegerField(default=0, db_default=0)
     raised_until = models.DateTimeField(null=True, blank=True)
+    # Front tickets, one a process: the oldest call of each that waits for room here (desk/room.py). Written
+    # by desk_admit_3 only: {lease id: [since, amount, void from]}, in microseconds and nano-dollars.
+    fronts = models.JSONField(null=True, editable=False)
 
     objects = TenantScopedManager()
 
