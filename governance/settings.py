@@ -58,6 +58,10 @@ ANTHROPIC_BASE_URL = env.str("ANTHROPIC_BASE_URL", default="https://api.anthropi
 ANTHROPIC_API_KEY = env.str("ANTHROPIC_API_KEY", default="")
 
 # --- Gateway -----------------------------------------------------------------------------------
+GATEWAY_PUBLIC_URL = env.str("EXCHEQUER_URL", default="http://127.0.0.1:8000").rstrip("/")
+ERROR_PAGES_URL = env.str("EXCHEQUER_ERROR_PAGES_URL", default=f"{GATEWAY_PUBLIC_URL}/docs/errors").rstrip(
+    "/"
+)
 GATEWAY_BODY_BYTES_MAX = env.int("EXCHEQUER_BODY_BYTES_MAX", default=32 * 1024 * 1024)
 GATEWAY_BODY_SECONDS_MAX = env.int("EXCHEQUER_BODY_SECONDS_MAX", default=30)
 GATEWAY_BODY_BYTES_IN_FLIGHT_MAX = env.int("EXCHEQUER_BODY_BYTES_IN_FLIGHT_MAX", default=512 * 1024 * 1024)
@@ -150,7 +154,6 @@ SECURE_CSP = {
 }
 
 # --- Console (governance/console) --------------------------------------------------------------
-GATEWAY_PUBLIC_URL = env.str("EXCHEQUER_URL", default="http://127.0.0.1:8000").rstrip("/")
 UNFOLD = {
     "SITE_TITLE": "Exchequer",
     "SITE_HEADER": "Exchequer",

@@ -34,6 +34,7 @@ def dashboard(request: HttpRequest) -> dict[str, Any]:
         "calls": calls,
         "steps": [] if calls else first_steps(access),
         "gateway_url": settings.GATEWAY_PUBLIC_URL,
+        "error_pages_url": settings.ERROR_PAGES_URL,
     }
 
 

@@ -71,7 +71,7 @@ def check_tenant(tenant: TenantSnapshot) -> None:
     if tenant.status != Tenant.Status.ACTIVE:
         why = f": {tenant.status_reason.rstrip('.')}" if tenant.status_reason else ""
         raise errors.forbidden(
-            f"tenant_{tenant.status}",
+            "tenant_paused" if tenant.status == Tenant.Status.PAUSED else "tenant_closed",
             f"{tenant.name} is {tenant.status}{why}. Its keys cannot be used; ask your administrator.",
         )
 

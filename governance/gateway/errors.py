@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
+from django.conf import settings
 from rest_framework.exceptions import APIException
 
 from governance.gateway.responses import GatewayResponse, Headers
@@ -34,6 +35,7 @@ class Refusal:
     """Why a call got no answer.
 
     `reason` is for machines, metrics and the call's row; `message` is one sentence or two for a person.
+    Every reason has its section in docs/errors.md, and `text` is the message with that section's address.
     `close` also ends the connection: its unread request body is not worth reading.
     """
 
@@ -43,6 +45,11 @@ class Refusal:
     message: str
     headers: Headers = ()
     close: bool = False
+
+    @property
+    def text(self) -> str:
+        """What the caller reads."""
+        return f"{self.message.rstrip('.')}. More: {settings.ERROR_PAGES_URL}/{self.reason}"
 
 
 class CallRefused(APIException):
@@ -67,7 +74,7 @@ def envelope(refusal: Refusal, request_id: str) -> GatewayResponse:
     body = msgspec.json.encode(
         {
             "type": "error",
-            "error": {"type": refusal.type, "message": refusal.message},
+            "error": {"type": refusal.type, "message": refusal.text},
             "request_id": request_id,
         }
     )

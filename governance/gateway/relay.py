@@ -263,7 +263,7 @@ def _error_event(refusal: Refusal, request_id: str) -> bytes:
     data = msgspec.json.encode(
         {
             "type": "error",
-            "error": {"type": refusal.type, "message": refusal.message},
+            "error": {"type": refusal.type, "message": refusal.text},
             "request_id": request_id,
         }
     )

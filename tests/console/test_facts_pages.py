@@ -232,3 +232,13 @@ def test_a_bar_never_overflows_and_shows_the_first_cent() -> None:
 )
 def test_short_amounts_are_rounded_to_nearest(nanos: int, text: str) -> None:
     assert short_usd(nanos) == text
+
+
+def test_the_first_page_leads_to_the_gateways_openapi_document_and_the_refusals(alice: House) -> None:
+    page = browser(alice.person("viewer")).get("/admin/").content.decode()
+    assert settings.ERROR_PAGES_URL in page
+    assert 'href="/openapi.json"' in page
+    document = browser(None).get("/openapi.json").json()
+    assert document["openapi"].startswith("3.")
+    assert {"/v1/messages", "/api/oauth/usage"} <= document["paths"].keys()
+    assert alice.canary not in str(document)
