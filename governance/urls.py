@@ -11,7 +11,6 @@ import governance.console.admin  # noqa: F401  registers the pages; gateway work
 from governance.console.site import console_site
 
 
-
 @cache
 def gateway_schema() -> dict[str, Any]:
     from governance.gateway import schema  # on first use: the console does without the proxy's libraries
