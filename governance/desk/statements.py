@@ -137,11 +137,12 @@ SELECT id FROM shrunk
 # --- A charge above its hold (overrun.py) ---------------------------------------------------------
 # What the tightest hard leg can carry beyond the hold, read after the rows were locked.
 ROOM_ABOVE_HOLD = """
-SELECT h.amount_nanos, coalesce(
-    (SELECT greatest(0, min(p.limit_nanos + CASE WHEN p.raised_until > exchequer_now() THEN p.raised_nanos
-                            ELSE 0 END - p.spent_nanos - p.held_nanos))
-     FROM ledger_budgetperiod p WHERE p.id = ANY(h.period_ids) AND p.ceiling_nanos IS NOT NULL),
-    9223372036854775807)
+SELECT h.amount_nanos,
+    (SELECT greatest(0, coalesce(
+        min(p.limit_nanos + CASE WHEN p.raised_until > exchequer_now() THEN p.raised_nanos ELSE 0 END
+            - p.spent_nanos - p.held_nanos),
+        9223372036854775807))
+     FROM ledger_budgetperiod p WHERE p.id = ANY(h.period_ids) AND p.ceiling_nanos IS NOT NULL)
 FROM ledger_hold h WHERE h.id = $1 FOR UPDATE OF h
 """
 # The CHECK on the ceiling is the last word: a hold that grows past a limit fails.

@@ -179,6 +179,15 @@ async def test_a_cost_above_the_hold_is_charged_as_far_as_every_hard_leg_carries
     assert sorted(purse.entries()) == [("charge", 70), ("overrun", 30)]
 
 
+async def test_a_cost_above_a_hold_on_soft_budgets_alone_is_charged_in_full(desk: Desk, purse: Purse) -> None:
+    period = purse.period(limit=70, hard=False)
+    hold = purse.hold(60, period)
+    await desk.place_hold(hold)
+    assert await desk.settle(purse.charge(hold, 100))
+    assert purse.row(period) == (100, 0)
+    assert purse.entries() == [("charge", 100)]
+
+
 async def test_a_caller_that_leaves_while_waiting_owes_nothing(desk: Desk, purse: Purse) -> None:
     period, left = purse.period(limit=1000), 0
     for delay_seconds in (0, 0, 0.0005, 0.001, 0.002, 0.004):

@@ -20,7 +20,9 @@ CREATE FUNCTION test_journal_period() RETURNS trigger LANGUAGE plpgsql SECURITY 
 BEGIN
     INSERT INTO test_journal (xact, at, tenant_id, period_id, spent, held, limit_nanos, hard)
     VALUES (pg_current_xact_id()::text::bigint, exchequer_now(), NEW.tenant_id, NEW.id,
-            NEW.spent_nanos, NEW.held_nanos, NEW.limit_nanos, NEW.ceiling_nanos IS NOT NULL);
+            NEW.spent_nanos, NEW.held_nanos,
+            NEW.limit_nanos + CASE WHEN NEW.raised_until > exchequer_now() THEN NEW.raised_nanos ELSE 0 END,
+            NEW.ceiling_nanos IS NOT NULL);
     RETURN NULL;
 END $$;
 CREATE FUNCTION test_journal_hold() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$

@@ -1,0 +1,344 @@
+"""Budgets and ledger against an oracle: any order of holds, shrinks, settlements, sweeps and changed limits.
+
+Two desks on one database, driven from a loop in a thread of its own, so that Hypothesis stays synchronous.
+After every step the rows must say what the oracle (oracle.py) says; after every run the checker reads the
+journal. MODEL_STEPS=100000 takes so many steps instead of the few thousand of `make test`.
+"""
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+from django.conf import settings as django_settings
+from django.db import transaction
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from governance.budgets.limits import apply_to_live_periods
+from governance.budgets.models import Budget
+from governance.desk import statements
+from governance.desk.connection import connect
+from governance.desk.desk import Desk
+from governance.desk.items import Held, PlaceHold, Refused, Settlement, Shrink
+from governance.desk.sweeper import Sweeper
+from tenants.scope import platform_scope
+from tests.desk.conftest import Purse
+from tests.faults.broken import broken_function
+from tests.faults.checker import check
+from tests.faults.evidence import collect
+from tests.faults.oracle import OpenHold, Row, admit, carried
+
+STEPS_PER_RUN = 40
+STEPS = int(os.environ.get("MODEL_STEPS") or 1600)
+DAY = datetime(2026, 3, 28, tzinfo=UTC)
+"""The periods are days around a change of clocks in Europe; the database's clock starts here."""
+PERCENTS = (50, 100)
+SET_CLOCK = (
+    "CREATE OR REPLACE FUNCTION exchequer_now() RETURNS timestamptz LANGUAGE sql VOLATILE AS $$ SELECT {} $$"
+)
+
+amounts = st.integers(1, 700)
+which_desk = st.integers(0, 1)
+which_legs = st.lists(st.integers(0, 3), min_size=1, max_size=4, unique=True)
+some = st.integers(0, 1000)
+
+
+class World:
+    """Two desks, a sweeper and a loop: made once, used by every run."""
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        self.connection = connection
+        self.loop = asyncio.new_event_loop()
+        threading.Thread(target=self.loop.run_forever, daemon=True).start()
+        self.fatal: list[BaseException] = []
+        self.desks = [
+            Desk(django_settings.DATABASE_URL, f"model-{i}", on_fatal=self.fatal.append) for i in range(2)
+        ]
+        for desk in self.desks:
+            self.run(desk.start())
+        self.sweeper = Sweeper(
+            self.desks[0], django_settings.DATABASE_URL, heartbeat_seconds=60, stale_seconds=60
+        )
+
+    def run[T](self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(20)
+
+    def set_clock(self, now: datetime | None) -> None:
+        value = f"timestamptz '{now.isoformat()}'" if now else "clock_timestamp()"
+        self.connection.execute(SET_CLOCK.format(value))
+
+    def close(self) -> None:
+        for desk in self.desks:
+            self.run(desk.stop(5))
+        self.set_clock(None)
+        self.loop.call_soon_threadsafe(self.loop.stop)
+
+
+class BudgetsAndLedger(RuleBasedStateMachine):
+    """One tenant: a budget with two days, one without end, and a soft one."""
+
+    world: World
+
+    def __init__(self) -> None:
+        super().__init__()
+        world = self.world
+        self.now = DAY
+        world.set_clock(self.now)
+        self.purse = purse = Purse(world.connection)
+        windows = ((1000, 0, 1, True), (1000, 1, 2, True), (1500, -99, 99, True), (300, -99, 99, False))
+        self.rows = []
+        for limit, begin, end, hard in windows:
+            starts_at, ends_at = DAY + timedelta(days=begin), DAY + timedelta(days=end)
+            identifier = purse.period(limit, hard=hard, starts_at=starts_at, ends_at=ends_at)
+            self.rows.append(Row(identifier, limit, starts_at, ends_at, hard))
+        self.open: list[OpenHold] = []
+        self.resolved: list[tuple[OpenHold, PlaceHold]] = []
+        self.placed: dict[Any, PlaceHold] = {}
+        self.entries: list[tuple[str, int]] = []
+
+    # --- what may happen -----------------------------------------------------------------------
+    @rule(desk=which_desk, legs=which_legs, wanted=st.lists(amounts, min_size=1, max_size=5))
+    def hold(self, desk: int, legs: list[int], wanted: list[int]) -> None:
+        """Several at once on one desk: admitted in the order of their arrival."""
+        self._hold(desk, legs, wanted)
+
+    def _hold(self, desk: int, legs: list[int], wanted: list[int]) -> None:
+        rows = tuple(self.rows[i] for i in legs)
+        orders = [self.purse.hold(amount, *(row.id for row in rows)) for amount in wanted]
+        for order, answer in zip(orders, self._place([(desk, order) for order in orders]), strict=True):
+            refusing, closed, figures = admit(rows, order.amount_nanos, self.now)
+            if refusing is None:
+                assert answer == Held(order.id, figures)
+                self._opened(order, rows, desk)
+            else:
+                assert answer == Refused(refusing.id, figures, closed)  # type: ignore[arg-type]
+
+    @rule(desk=which_desk, legs=which_legs, off_by=st.integers(-1, 1))
+    def hold_what_is_left(self, desk: int, legs: list[int], off_by: int) -> None:
+        """The whole room of the tightest row, one nano-dollar less, or one more."""
+        room = min((self.rows[i].left for i in legs if self.rows[i].hard), default=100)
+        self._hold(desk, legs, [max(1, room + off_by)])
+
+    @rule(legs=which_legs, amount=amounts, count=st.integers(2, 6))
+    def race(self, legs: list[int], amount: int, count: int) -> None:
+        """The same hold on both desks at once: whoever is first, as many fit as fit."""
+        rows = tuple(self.rows[i] for i in legs)
+        orders = [(i % 2, self.purse.hold(amount, *(row.id for row in rows))) for i in range(count)]
+        answers = self._place(orders)
+        expected = sum(admit(rows, amount, self.now)[0] is None for _ in range(count))
+        assert sum(isinstance(answer, Held) for answer in answers) == expected
+        for (desk, order), answer in zip(orders, answers, strict=True):
+            if isinstance(answer, Held):
+                self._opened(order, rows, desk)
+
+    @precondition(lambda self: self.open)
+    @rule(pick=some, amount=amounts)
+    def shrink(self, pick: int, amount: int) -> None:
+        hold = self.open[pick % len(self.open)]
+        shrunk = self._on(hold.desk, lambda desk: desk.shrink(Shrink(hold.id, amount, _ids(hold))))
+        assert shrunk == (amount < hold.amount)
+        if shrunk:
+            for row in hold.legs:
+                row.held -= hold.amount - amount
+            hold.amount = amount
+
+    @precondition(lambda self: self.open)
+    @rule(pick=some, kind=st.sampled_from(["below", "exact", "above", "void"]), by=st.integers(1, 900))
+    def settle(self, pick: int, kind: str, by: int) -> None:
+        hold = self._take(pick)
+        cost = {"below": max(0, hold.amount - by), "exact": hold.amount, "above": hold.amount + by, "void": 0}
+        assert self._on(hold.desk, lambda desk: desk.settle(self._settlement(hold, kind, cost[kind])))
+        self._charged(hold, cost[kind], "void" if kind == "void" else "charge")
+
+    @precondition(lambda self: self.open)
+    @rule(pick=some, amount=amounts, legs=which_legs)
+    def settle_and_hold_at_once(self, pick: int, amount: int, legs: list[int]) -> None:
+        """A settlement makes room for the hold that comes with it."""
+        hold = self._take(pick)
+        rows = tuple(self.rows[i] for i in legs)
+        order = self.purse.hold(amount, *(row.id for row in rows))
+
+        async def both() -> tuple[bool, Held | Refused]:
+            desk = self.world.desks[hold.desk]
+            settled = desk.settle(self._settlement(hold, "exact", hold.amount))
+            return await settled, await desk.place_hold(order)
+
+        settled, answer = self.world.run(both())
+        assert settled
+        self._charged(hold, hold.amount, "charge")
+        if admit(rows, amount, self.now)[0] is None:
+            assert isinstance(answer, Held)
+            self._opened(order, rows, hold.desk)
+        else:
+            assert isinstance(answer, Refused)
+
+    @precondition(lambda self: self.resolved)
+    @rule(pick=some, desk=which_desk, cost=st.integers(0, 900))
+    def settle_again(self, pick: int, desk: int, cost: int) -> None:
+        """Too late: somebody was first. Nothing moves."""
+        hold, _ = self.resolved[pick % len(self.resolved)]
+        assert not self._on(desk, lambda one: one.settle(self._settlement(hold, "exact", cost)))
+
+    @rule()
+    def the_second_worker_dies_and_is_swept(self) -> None:
+        desk = self.world.desks[1]
+        self.world.connection.execute(
+            "UPDATE desk_workerlease SET swept_at = now(), epoch = epoch + 1 WHERE id = %s", [desk.lease_id]
+        )
+
+        async def sweep() -> None:
+            connection = await connect(
+                django_settings.DATABASE_URL,
+                transaction_timeout_seconds=5,
+                lock_timeout_seconds=2,
+                name="model",
+            )
+            await self.world.sweeper._settle_orphans(connection)
+            await connection.close()
+
+        self.world.run(sweep())
+        for hold in [hold for hold in self.open if hold.desk == 1]:
+            self.open.remove(hold)
+            self.resolved.append((hold, self.placed[hold.id]))
+            self._charged(hold, hold.amount, "charge")
+
+    @precondition(lambda self: self.open)
+    @rule(pick=some)
+    def the_connection_is_lost_before_a_settlement(self, pick: int) -> None:
+        hold = self._take(pick)
+        desk = self.world.desks[hold.desk]
+        assert desk._link._connection
+        self.world.connection.execute(
+            "SELECT pg_terminate_backend(%s)", [desk._link._connection.info.backend_pid]
+        )
+        assert self._on(hold.desk, lambda desk: desk.settle(self._settlement(hold, "exact", hold.amount)))
+        self._charged(hold, hold.amount, "charge")
+
+    @rule(which=st.integers(0, 3), limit=st.integers(0, 2500))
+    def change_a_limit(self, which: int, limit: int) -> None:
+        row = self.rows[which]
+        [(budget_id,)] = self.world.connection.execute(
+            "SELECT budget_id FROM ledger_budgetperiod WHERE id = %s", [row.id]
+        ).fetchall()
+        enforcement = "hard" if row.hard else "soft"
+        budget = Budget(pk=budget_id, limit_nanos=limit, enforcement=enforcement, alert_percents=[*PERCENTS])
+        with platform_scope(), transaction.atomic():
+            apply_to_live_periods(budget)
+        if row.ends_at > self.now:
+            row.limit = limit
+
+    @rule(hours=st.integers(1, 20))
+    def time_passes(self, hours: int) -> None:
+        self.now += timedelta(hours=hours)
+        self.world.set_clock(self.now)
+
+    # --- what must hold ------------------------------------------------------------------------
+    @invariant()
+    def the_rows_say_what_the_oracle_says(self) -> None:
+        said = self.world.connection.execute(
+            "SELECT id, spent_nanos, held_nanos, limit_nanos FROM ledger_budgetperiod WHERE tenant_id = %s"
+            " ORDER BY id",
+            [self.purse.tenant_id],
+        ).fetchall()
+        assert said == [(row.id, row.spent, row.held, row.limit) for row in self.rows]
+        assert self.purse.open_holds() == {hold.id for hold in self.open}
+        assert not self.world.fatal
+
+    def teardown(self) -> None:
+        assert sorted(self.purse.entries()) == sorted(self.entries)
+        crossed = self.world.connection.execute(
+            "SELECT period_id, percent FROM ledger_thresholdcrossing WHERE tenant_id = %s",
+            [self.purse.tenant_id],
+        ).fetchall()
+        assert sorted(crossed) == sorted((row.id, percent) for row in self.rows for percent in row.crossed)
+        assert check(collect(self.world.connection, [self.purse.tenant_id])) == []
+
+    # --- helpers -------------------------------------------------------------------------------
+    def _place(self, orders: list[tuple[int, PlaceHold]]) -> list[Held | Refused]:
+        async def place() -> list[Held | Refused]:
+            return await asyncio.gather(*(self.world.desks[i].place_hold(order) for i, order in orders))
+
+        return self.world.run(place())
+
+    def _on(self, desk: int, ask: Callable[[Desk], "asyncio.Future[bool]"]) -> bool:
+        async def answer() -> bool:
+            return await ask(self.world.desks[desk])
+
+        return self.world.run(answer())
+
+    def _opened(self, order: PlaceHold, rows: tuple[Row, ...], desk: int) -> None:
+        self.open.append(OpenHold(order.id, order.amount_nanos, rows, desk))
+        self.placed[order.id] = order
+
+    def _take(self, pick: int) -> OpenHold:
+        hold = self.open.pop(pick % len(self.open))
+        self.resolved.append((hold, self.placed[hold.id]))
+        return hold
+
+    def _settlement(self, hold: OpenHold, kind: str, cost: int) -> Settlement:
+        order = self.placed[hold.id]
+        charge = self.purse.charge(order, cost, held=hold.amount)
+        if kind != "void":
+            return charge
+        return Settlement.void(
+            hold_id=hold.id, held_nanos=hold.amount, period_ids=_ids(hold), attempt=charge.attempt,
+            call=charge.call, reason="the oracle says so",
+        )  # fmt: skip
+
+    def _charged(self, hold: OpenHold, cost: int, kind: str) -> None:
+        amount = carried(hold, cost)
+        for row in hold.legs:
+            row.held -= hold.amount
+            row.spend(amount, PERCENTS)
+        self.entries.append((kind, amount))
+        if cost > amount:
+            self.entries.append(("overrun", cost - amount))
+
+
+def _ids(hold: OpenHold) -> tuple[int, ...]:
+    return tuple(row.id for row in hold.legs)
+
+
+@pytest.fixture
+def world(journalled: psycopg.Connection[Any]) -> Iterator[World]:
+    world = World(journalled)
+    yield world
+    world.close()
+
+
+def run_machine(world: World, steps: int, phases: Sequence[Phase] = tuple(Phase)) -> None:
+    """So many steps, in runs of STEPS_PER_RUN. AssertionError, with the shortest story, if the two differ."""
+    machine = type("Machine", (BudgetsAndLedger,), {"world": world})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=max(1, steps // STEPS_PER_RUN),
+            stateful_step_count=STEPS_PER_RUN,
+            suppress_health_check=list(HealthCheck),
+            database=None,
+            phases=phases,
+        ),
+    )
+
+
+def test_whatever_happens_in_whatever_order_the_rows_say_what_the_oracle_says(world: World) -> None:
+    run_machine(world, STEPS)
+
+
+def test_the_machine_notices_admission_that_is_off_by_a_nano_dollar(world: World) -> None:
+    """The twin that must fail: the same function with one sign of one comparison changed."""
+    off = ("amounts[i] > limits[leg]", "amounts[i] >= limits[leg]")
+    with broken_function(world.connection, statements.ADMIT, *off), pytest.raises(AssertionError):
+        run_machine(world, 2000, [Phase.generate])
