@@ -123,7 +123,8 @@ class BudgetsAndLedger(RuleBasedStateMachine):
                 assert answer == Held(order.id, figures)
                 self._opened(order, rows, desk)
             else:
-                assert answer == Refused(refusing.id, figures, closed)  # type: ignore[arg-type]
+                assert isinstance(answer, Refused)
+                assert (answer.period_id, answer.figures, answer.closed) == (refusing.id, figures, closed)
 
     @rule(desk=which_desk, legs=which_legs, off_by=st.integers(-1, 1))
     def hold_what_is_left(self, desk: int, legs: list[int], off_by: int) -> None:
