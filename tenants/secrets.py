@@ -1,4 +1,4 @@
-"""Secrets at rest: peppers for key digests, and keys that encrypt provider credentials.
+"""Secrets at rest: peppers for key digests, and keys that encrypt provider credentials and kept replies.
 
 Both come from the environment as `id:base64(32 bytes)`, newest first, several at once so that they can
 be rotated. They are never used as they are: HKDF derives one key per purpose, so that what leaks in one
@@ -88,6 +88,32 @@ def decrypt(encryption_key_id: str, ciphertext: bytes, associated: str) -> str:
         f"A stored credential was encrypted with key “{encryption_key_id}”, which is not in "
         "EXCHEQUER_ENCRYPTION_KEYS. Put that key back at the end of the list, or add the credential again."
     )
+
+
+def seal_reply(plaintext: bytes, associated: bytes) -> bytes:
+    """Encrypt a reply that is kept for a while; only `open_reply` with the same `associated` opens it.
+
+    The id of the key stands in front: what is kept outlives a rotation for as long as the old key is listed.
+    """
+    secret = _reply_keys()[0]
+    nonce = os.urandom(NONCE_BYTES)
+    return secret.id.encode() + b":" + nonce + AESGCM(secret.key).encrypt(nonce, plaintext, associated)
+
+
+def open_reply(sealed: bytes, associated: bytes) -> bytes | None:
+    """The reply, or None for anything that `seal_reply` did not write for this very `associated`."""
+    secret_id, _, rest = sealed.partition(b":")
+    for secret in _reply_keys():
+        if secret.id.encode() == secret_id and len(rest) > NONCE_BYTES:
+            try:
+                return AESGCM(secret.key).decrypt(rest[:NONCE_BYTES], rest[NONCE_BYTES:], associated)
+            except InvalidTag:
+                return None
+    return None
+
+
+def _reply_keys() -> tuple[Secret, ...]:
+    return _derived("EXCHEQUER_ENCRYPTION_KEYS", tuple(settings.ENCRYPTION_KEYS), "exchequer kept reply v1")
 
 
 @lru_cache(maxsize=8)

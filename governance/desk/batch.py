@@ -17,12 +17,16 @@ from psycopg.pq.abc import PGresult
 
 from governance.calls.records import CallRecord, ColumnType
 from governance.desk import statements, wire
-from governance.desk.arrays import ARRAY_OF, BigintArray, PackedArray, TextArray, UuidArray
-from governance.desk.items import Figures, Held, PlaceHold, Refused, Settlement, Shrink
+from governance.desk.arrays import ARRAY_OF, BigintArray, ByteaArray, PackedArray, TextArray, UuidArray
+from governance.desk.items import Claimed, Figures, Held, PlaceHold, Refused, Settlement, Shrink
+from governance.ledger.kinds import EntryKind
 
 type RawConnection = psycopg.AsyncConnection[tuple[Any, ...]]
 type Gone = tuple[int, int]
 """(period id, waiting since) of somebody who waits there no more."""
+type Answer = Held | Refused | Claimed
+
+CLAIM_LIFETIME_SECONDS = 24 * 3600
 
 
 @dataclass(slots=True)
@@ -54,7 +58,7 @@ class Written:
 
     resolved: set[UUID]
     shrunk: set[UUID]
-    answers: list[Held | Refused]
+    answers: list[Answer]
 
 
 @dataclass(slots=True)
@@ -63,10 +67,12 @@ class _Packed:
 
     locked_periods: PackedArray
     settle: list[PackedArray] | None
+    release: list[PackedArray] | None
     shrink: list[PackedArray] | None
     record: list[PackedArray] | None
     leave: list[PackedArray] | None
     admit: list[PackedArray] | None
+    claim: list[PackedArray] | None
 
 
 async def write(connection: RawConnection, lease: Lease, batch: Batch) -> Written:
@@ -82,20 +88,26 @@ async def write(connection: RawConnection, lease: Lease, batch: Batch) -> Writte
     ]
     if packed.settle:
         calls.append((b"settle", packed.settle))
+    if packed.release:
+        calls.append((b"release", packed.release))
     if packed.shrink:
         calls.append((b"shrink", [*packed.shrink, lease.id]))
     if packed.record:
         calls.append((b"record", packed.record))
     if packed.leave:
         calls.append((b"leave", [*packed.leave, lease.id]))
-    if packed.admit:
+    if packed.admit and packed.claim:
+        calls.append(
+            (b"admit_claimed", [*packed.admit, lease.id, *packed.claim, CLAIM_LIFETIME_SECONDS]),
+        )
+    elif packed.admit:
         calls.append((b"admit", [*packed.admit, lease.id]))
     results = await wire.run(connection.pgconn, calls)
     answers = dict(zip((name for name, _ in calls), results, strict=True))
     return Written(
         _uuids(answers.get(b"settle")),
         _uuids(answers.get(b"shrink")),
-        _answers(batch.holds, answers.get(b"admit")),
+        _answers(batch.holds, answers.get(b"admit") or answers.get(b"admit_claimed")),
     )
 
 
@@ -106,12 +118,14 @@ def _uuids(result: PGresult | None) -> set[UUID]:
     return {UUID(bytes=value) for value in values if value is not None}
 
 
-def _answers(holds: Sequence[PlaceHold], result: PGresult | None) -> list[Held | Refused]:
-    """What desk_admit_3 said of each hold, in their order."""
+def _answers(holds: Sequence[PlaceHold], result: PGresult | None) -> list[Answer]:
+    """What desk_admit_3 or desk_admit_claimed said of each hold, in their order."""
     return [] if result is None else [_answer(hold, result, row) for row, hold in enumerate(holds)]
 
 
-def _answer(hold: PlaceHold, result: PGresult, row: int) -> Held | Refused:
+def _answer(hold: PlaceHold, result: PGresult, row: int) -> Answer:
+    if hold.claim is not None and result.get_value(row, 7) == b"\x01":
+        return _claimed(result, row)
     refused_by, limit_nanos, spent_nanos, held_nanos, closed = (result.get_value(row, i) for i in range(5))
     figures = None
     if limit_nanos is not None:
@@ -123,6 +137,15 @@ def _answer(hold: PlaceHold, result: PGresult, row: int) -> Held | Refused:
     return Refused(wire.bigint(refused_by), figures, closed == b"\x01", since, ahead_nanos)
 
 
+def _claimed(result: PGresult, row: int) -> Claimed:
+    call_id, body_digest, hold_id, in_flight, age_seconds = (result.get_value(row, i) for i in range(8, 13))
+    if call_id is None or hold_id is None:
+        return Claimed(None, None, None, True, 0)
+    return Claimed(
+        UUID(bytes=call_id), UUID(bytes=hold_id), body_digest, in_flight == b"\x01", wire.bigint(age_seconds)
+    )
+
+
 def _pack(batch: Batch) -> _Packed:
     hold_periods = sorted(set(chain.from_iterable(hold.period_ids for hold in batch.holds)))
     locked = set(hold_periods)
@@ -132,10 +155,12 @@ def _pack(batch: Batch) -> _Packed:
     return _Packed(
         locked_periods=BigintArray(sorted(locked)),
         settle=pack_settlements(batch.settlements) if batch.settlements else None,
+        release=_pack_releases(batch.settlements),
         shrink=_pack_shrinks(batch.shrinks) if batch.shrinks else None,
         record=_CALLS.pack(batch.records) if batch.records else None,
         leave=[BigintArray(column) for column in zip(*batch.gone, strict=True)] if batch.gone else None,
         admit=_pack_holds(batch.holds, hold_periods) if batch.holds else None,
+        claim=_pack_claims(batch.holds),
     )
 
 
@@ -166,6 +191,15 @@ def pack_settlements(settlements: Sequence[Settlement]) -> list[PackedArray]:
     ]
 
 
+def _pack_releases(settlements: Sequence[Settlement]) -> list[PackedArray] | None:
+    voided = [
+        settlement.hold_id
+        for settlement in settlements
+        if settlement.claimed and settlement.kind is EntryKind.VOID
+    ]
+    return [UuidArray(voided)] if voided else None
+
+
 def _pack_shrinks(shrinks: Sequence[Shrink]) -> list[PackedArray]:
     return [
         UuidArray([shrink.hold_id for shrink in shrinks]),
@@ -185,4 +219,22 @@ def _pack_holds(holds: Sequence[PlaceHold], periods: Sequence[int]) -> list[Pack
         BigintArray([len(hold.period_ids) for hold in holds]),
         BigintArray([position[period_id] for hold in holds for period_id in hold.period_ids]),
         BigintArray([hold.waiting_since for hold in holds]),
+    ]
+
+
+def _pack_claims(holds: Sequence[PlaceHold]) -> list[PackedArray] | None:
+    """In the order of their keys, which is the order that every desk takes them in."""
+    claims = sorted(
+        (hold.tenant_id, hold.claim.lineage_id, hold.claim.idempotency_key, place, hold.claim)
+        for place, hold in enumerate(holds, start=1)
+        if hold.claim is not None
+    )
+    if not claims:
+        return None
+    return [
+        BigintArray([place for _, _, _, place, _ in claims]),
+        BigintArray([lineage_id for _, lineage_id, _, _, _ in claims]),
+        TextArray([key for _, _, key, _, _ in claims]),
+        ByteaArray([claim.body_digest for _, _, _, _, claim in claims]),
+        UuidArray([claim.call_id for _, _, _, _, claim in claims]),
     ]

@@ -29,7 +29,7 @@ from psycopg import errors
 from governance.calls.records import CallRecord
 from governance.desk import statements
 from governance.desk.aside import Aside
-from governance.desk.batch import Written, write
+from governance.desk.batch import Answer, Written, write
 from governance.desk.items import DeskUnavailable, Held, PlaceHold, Refused, Settlement, Shrink
 from governance.desk.link import Link
 from governance.desk.memo import void_of_unused_hold
@@ -151,8 +151,9 @@ class Desk:
         return self._link.lease.id
 
     # --- what callers put on the desk ------------------------------------------------------------
-    async def place_hold(self, hold: PlaceHold) -> Held | Refused:
-        """Hold money, or hear which budget refuses. DeskUnavailable at once when nothing can be written.
+    async def place_hold(self, hold: PlaceHold) -> Answer:
+        """Hold money, or hear which budget or claim refuses. DeskUnavailable at once when nothing can be
+        written.
 
         A caller that is cancelled while it waits owes nothing: a hold committed after it left is voided.
         """
@@ -165,7 +166,7 @@ class Desk:
         self._wake.set()
         return await self._answer_to(queued)
 
-    async def wait_for_room(self, hold: PlaceHold, refused: Refused, seconds: float) -> Held | Refused:
+    async def wait_for_room(self, hold: PlaceHold, refused: Refused, seconds: float) -> Answer:
         """Wait until a hold that was refused fits, until it never will, or for about so long.
 
         `hold` was placed with `waiting_since` at 0 or more, and `refused.fits_later` says that it may fit.
@@ -179,9 +180,9 @@ class Desk:
         finally:
             self._room.leave(waiter)
 
-    async def _answer_to(self, queued: Queued[PlaceHold]) -> Held | Refused:
+    async def _answer_to(self, queued: Queued[PlaceHold]) -> Answer:
         try:
-            answer: Held | Refused = await queued.future
+            answer: Answer = await queued.future
         except asyncio.CancelledError:
             # The answer may have come in the very tick in which the caller left.
             if queued.future.done() and not queued.future.cancelled() and queued.future.exception() is None:
@@ -310,7 +311,7 @@ class Desk:
         for settlement in left_out:
             await self._settle_alone(settlement)
 
-    def _void_unused(self, hold: PlaceHold, answer: Held | Refused) -> None:
+    def _void_unused(self, hold: PlaceHold, answer: Answer) -> None:
         if isinstance(answer, Held):
             self.settle(void_of_unused_hold(hold, "the caller left before the call was sent"))
 

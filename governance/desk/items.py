@@ -1,6 +1,6 @@
 """What may be put on the desk, and what comes back. Amounts are nano-dollars.
 
-PlaceHold   →  Held | Refused
+PlaceHold   →  Held | Refused, or Claimed where its claim belongs to another call
 Shrink      →  bool: whether the hold was still open and larger
 Settlement  →  bool: whether this settlement resolved the hold (False: someone else already did)
 CallRecord  →  True once it is durable
@@ -19,12 +19,24 @@ class DeskUnavailable(Exception):
     """The ledger cannot be written now, so nothing may go upstream. Tell the caller to come back (503)."""
 
 
+class Claim(msgspec.Struct, frozen=True):
+    """That this is the one call under a client's `Idempotency-Key`; `body_digest` is the SHA-256 of what it
+    asks for. See models.IdempotencyClaim."""
+
+    lineage_id: int
+    idempotency_key: str
+    body_digest: bytes
+    call_id: UUID
+
+
 class PlaceHold(msgspec.Struct, frozen=True):
     """Take `amount_nanos` on every period of `period_ids`, or on none.
 
     `memo` is JSON text with what the sweeper needs if this worker dies: see desk/memo.py.
     `period_ids` are distinct BudgetPeriod ids in any order. `waiting_since` is WOULD_WAIT, or WILL_NOT_WAIT,
     or what the first refusal said: the place in the queue, microseconds by the database's clock.
+    With a `claim` the hold is placed only if no other call has it; whoever voids the hold must say so
+    (Settlement.claimed).
     """
 
     id: UUID
@@ -34,6 +46,7 @@ class PlaceHold(msgspec.Struct, frozen=True):
     price_version: int
     memo: str
     waiting_since: int = -1
+    claim: Claim | None = None
 
 
 WILL_NOT_WAIT, WOULD_WAIT = -1, 0
@@ -90,6 +103,18 @@ class Refused(msgspec.Struct, frozen=True):
         return self.figures.left_nanos - self.ahead_nanos
 
 
+class Claimed(msgspec.Struct, frozen=True):
+    """Another call has this claim: nothing was held. `in_flight`: its hold is still open; otherwise it was
+    charged. `call_id`, `hold_id` and `body_digest` are None for a claim that went in this very moment.
+    """
+
+    call_id: UUID | None
+    hold_id: UUID | None
+    body_digest: bytes | None
+    in_flight: bool
+    age_seconds: int
+
+
 class Shrink(msgspec.Struct, frozen=True):
     """Lower an open hold to `amount_nanos`, once less than the worst case is certain."""
 
@@ -103,7 +128,7 @@ class Settlement(msgspec.Struct, frozen=True):
 
     `period_ids` and `held_nanos` are the hold's as this process knows them. A cost above the hold is
     carried as far as the hard budgets allow; the rest is the operator's (governance/desk/overrun.py).
-    `call` is written with the call's last attempt.
+    `call` is written with the call's last attempt. `claimed`: a void releases the claim of its hold.
     """
 
     hold_id: UUID
@@ -116,6 +141,7 @@ class Settlement(msgspec.Struct, frozen=True):
     reason: str
     attempt: AttemptRecord
     call: CallRecord | None
+    claimed: bool = False
 
     def without_texts(self) -> "Settlement":
         """The same money without any text that came from outside: for the one that can't be written."""
@@ -183,6 +209,9 @@ class Settlement(msgspec.Struct, frozen=True):
         attempt: AttemptRecord,
         call: CallRecord | None,
         reason: str,
+        claimed: bool = False,
     ) -> "Settlement":
         """A release in full. `reason` is the proof, e.g. “upstream answered 529 before any output”."""
-        return Settlement(hold_id, EntryKind.VOID, None, 0, held_nanos, 0, period_ids, reason, attempt, call)
+        return Settlement(
+            hold_id, EntryKind.VOID, None, 0, held_nanos, 0, period_ids, reason, attempt, call, claimed
+        )

@@ -77,6 +77,7 @@ def void_of_unused_hold(hold: PlaceHold, reason: str) -> Settlement:
         attempt=attempt,
         call=call,
         reason=reason,
+        claimed=hold.claim is not None,
     )
 
 

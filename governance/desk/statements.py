@@ -7,6 +7,10 @@ from governance.calls.records import AttemptRecord, CallRecord, ColumnType, colu
 
 OPEN_BATCH = "SELECT desk_open_batch($1, $2, $3, $4)"
 ADMIT = "SELECT * FROM desk_admit_3($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
+# Where some hold of a batch has a claim; the first ten are ADMIT's.
+ADMIT_CLAIMED = (
+    "SELECT * FROM desk_admit_claimed($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)"
+)
 # The front tickets of those who wait no more; whoever is next need not wait until they expire.
 LEAVE = """
 UPDATE ledger_budgetperiod p SET fronts = nullif(p.fronts - $3::bigint::text, '{}')
@@ -105,6 +109,13 @@ call AS (
     {_insert("calls_call", CALL_COLUMNS, "done WHERE c_id IS NOT NULL", "c_")} ON CONFLICT (id) DO NOTHING
 )
 SELECT hold_id FROM done
+"""
+
+# After SETTLE, for voided holds: their clients may try again under the same Idempotency-Key. Whoever resolved
+# the hold decides: one that was charged meanwhile keeps its claim.
+RELEASE = """
+DELETE FROM desk_idempotencyclaim k USING ledger_ledgerentry e
+WHERE k.hold_id = ANY($1::uuid[]) AND e.id = k.hold_id AND e.kind = 'void'
 """
 
 # Calls that took no hold: refusals and cache hits. A batch whose answer was lost may be written again.

@@ -42,6 +42,14 @@ DELETE FROM desk_workerlease l
 WHERE l.swept_at < exchequer_now() - interval '1 day'
   AND NOT EXISTS (SELECT 1 FROM ledger_hold h WHERE h.lease_id = l.id)
 """
+FORGET_OLD_CLAIMS = """
+DELETE FROM desk_idempotencyclaim WHERE hold_id IN (
+    SELECT k.hold_id FROM desk_idempotencyclaim k
+    WHERE k.expires_at < exchequer_now() AND NOT EXISTS (SELECT FROM ledger_hold h WHERE h.id = k.hold_id)
+    ORDER BY k.expires_at LIMIT 1000 FOR UPDATE SKIP LOCKED
+)
+"""
+CLAIM_BATCHES_PER_SWEEP = 20
 
 
 class Sweeper:
@@ -95,6 +103,7 @@ class Sweeper:
             log.error("Worker %s (lease %d) is silent; its open holds are charged in full.", worker, lease_id)
         swept = await self._settle_orphans(connection)
         await connection.execute(FORGET_OLD_LEASES)
+        await _forget_old_claims(connection)
         return swept
 
     async def _settle_orphans(self, connection: psycopg.AsyncConnection[tuple[Any, ...]]) -> int:
@@ -120,6 +129,13 @@ class Sweeper:
                 self._database_url, transaction_timeout_seconds=10, lock_timeout_seconds=2, name="sweeper"
             )
         return self._connection
+
+
+async def _forget_old_claims(connection: psycopg.AsyncConnection[tuple[Any, ...]]) -> None:
+    """Idempotency keys that may be used again, in short transactions: nobody waits for their locks."""
+    for _ in range(CLAIM_BATCHES_PER_SWEEP):
+        if not (await connection.execute(FORGET_OLD_CLAIMS)).rowcount:
+            return
 
 
 async def _rows(

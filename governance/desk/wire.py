@@ -21,10 +21,12 @@ _BIGINT = struct.Struct("!q")
 _STATEMENTS = {
     b"open_batch": statements.OPEN_BATCH,
     b"settle": statements.SETTLE,
+    b"release": statements.RELEASE,
     b"shrink": statements.SHRINK,
     b"record": statements.RECORD,
     b"leave": statements.LEAVE,
     b"admit": statements.ADMIT,
+    b"admit_claimed": statements.ADMIT_CLAIMED,
 }
 _FINE = (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK)
 

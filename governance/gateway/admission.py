@@ -12,7 +12,7 @@ from governance.core.clock import utcnow
 from governance.core.ids import uuid7
 from governance.core.money import format_usd
 from governance.core.periods import Period
-from governance.desk.items import DeskUnavailable, Figures, Held, PlaceHold
+from governance.desk.items import Claimed, DeskUnavailable, Figures, Held, PlaceHold
 from governance.desk.memo import make_memo
 from governance.gateway import errors
 from governance.gateway.attempt import Attempt
@@ -20,6 +20,7 @@ from governance.gateway.callers import legs_of
 from governance.gateway.charging import Promise
 from governance.gateway.errors import DO_NOT_RETRY, CallRefused, Refusal, retry_after
 from governance.gateway.exchange import Exchange
+from governance.gateway.idempotency import KeyTaken
 from governance.gateway.responses import Headers
 
 PERIOD_TRIES_MAX = 3
@@ -28,7 +29,8 @@ HELD_RETRY_SECONDS = 2
 
 
 async def hold(exchange: Exchange, promise: Promise) -> Attempt:
-    """Place the hold; when this returns, the call may go upstream. CallRefused otherwise."""
+    """Place the hold; when this returns, the call may go upstream. CallRefused otherwise, or KeyTaken
+    when another call was made under its Idempotency-Key."""
     gateway, key = exchange.gateway, exchange.key
     if not key.tenant.has_wall:
         raise errors.forbidden(
@@ -43,7 +45,15 @@ async def hold(exchange: Exchange, promise: Promise) -> Attempt:
     for _ in range(PERIOD_TRIES_MAX):
         rows = await _period_rows(exchange, legs)
         period_ids = tuple([row.id for row in rows])
-        order = PlaceHold(uuid7(), key.tenant.id, period_ids, promise.held_nanos, promise.book.version, memo)
+        order = PlaceHold(
+            uuid7(),
+            key.tenant.id,
+            period_ids,
+            promise.held_nanos,
+            promise.book.version,
+            memo,
+            claim=exchange.claim,
+        )
         try:
             answer = await gateway.desk.place_hold(order)
         except DeskUnavailable:
@@ -51,6 +61,8 @@ async def hold(exchange: Exchange, promise: Promise) -> Attempt:
         if isinstance(answer, Held):
             exchange.held_ms = exchange.elapsed_ms()
             return Attempt(exchange, answer, period_ids, promise)
+        if isinstance(answer, Claimed):
+            raise KeyTaken(answer)
         refusing = period_ids.index(answer.period_id)
         if not answer.closed:
             leg, row = legs[refusing], rows[refusing]

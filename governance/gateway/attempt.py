@@ -126,6 +126,7 @@ class Attempt:
                 attempt=attempt,
                 call=call,
                 reason=proof[:256],
+                claimed=self.exchange.claim is not None,
             ),
             call,
         )

@@ -22,6 +22,7 @@ type ErrorType = Literal[
     "billing_error",
     "permission_error",
     "not_found_error",
+    "conflict_error",
     "request_too_large",
     "rate_limit_error",
     "timeout_error",

@@ -10,6 +10,7 @@ from uuid import UUID
 from governance.calls.request_facts import RequestFacts
 from governance.core.clock import utcnow
 from governance.core.ids import uuid7
+from governance.desk.items import Claim
 from governance.gateway.body import Receive, decoded, read_body
 from governance.gateway.inbound import Inbound, read_headers
 from governance.gateway.request import Request, without_content
@@ -32,6 +33,7 @@ class Exchange:
         "body",
         "body_bytes_taken",
         "bound",
+        "claim",
         "client_left",
         "decision",
         "early_facts",
@@ -69,6 +71,7 @@ class Exchange:
         self.tags: dict[str, str] = {}
         self.decision: dict[str, Any] = {}
         self.bound: str | None = None
+        self.claim: Claim | None = None
         self.held_ms: int | None = None
         self.first_byte_ms: int | None = None
         self.early_facts: asyncio.Future[tuple[RequestFacts, bytes]] | None = None

@@ -23,11 +23,13 @@ from governance.gateway.alerts import Alerts
 from governance.gateway.body import BodyBudget
 from governance.gateway.errors import Refusal, envelope
 from governance.gateway.exchange import Exchange
+from governance.gateway.kept_replies import KeptReplies
 from governance.gateway.metrics import Metrics
 from governance.gateway.responses import GatewayResponse
 from governance.gateway.snapshot import SnapshotStore
 from governance.gateway.upstream import Upstream
 from governance.gateway.usage_report import UsageReports
+from governance.gateway.valkey import connect
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +61,7 @@ class Gateway:
         sweeper: Sweeper,
         store: SnapshotStore,
         upstream: Upstream,
+        kept_replies: KeptReplies,
         body_budget: BodyBudget,
         limits: Limits,
     ) -> None:
@@ -66,6 +69,7 @@ class Gateway:
         self.sweeper = sweeper
         self.store = store
         self.upstream = upstream
+        self.kept_replies = kept_replies
         self.body_budget = body_budget
         self.limits = limits
         self.periods = PeriodRows()
@@ -99,6 +103,7 @@ class Gateway:
                 total_seconds_max=settings.GATEWAY_UPSTREAM_SECONDS_MAX,
                 idle_seconds_max=settings.GATEWAY_STREAM_IDLE_SECONDS_MAX,
             ),
+            kept_replies=KeptReplies(connect(settings.REDIS_URL), settings.GATEWAY_KEPT_REPLY_BYTES_MAX),
             body_budget=BodyBudget(
                 settings.GATEWAY_BODY_BYTES_IN_FLIGHT_MAX, settings.GATEWAY_BODY_BYTES_PER_TENANT_MAX
             ),
@@ -126,6 +131,7 @@ class Gateway:
         await self.sweeper.stop()
         await self.upstream.stop()
         await self.store.stop()
+        await self.kept_replies.stop()
         await self.desk.stop(STOP_GRACE_SECONDS)
         self.metrics.publish(self._gauges())
 

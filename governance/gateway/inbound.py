@@ -1,5 +1,6 @@
 """A request's headers, read once: what concerns us, and what goes upstream byte for byte."""
 
+import re
 from collections.abc import Iterable, Mapping
 
 import msgspec
@@ -17,12 +18,14 @@ _READ = {
     b"content-encoding",
     b"content-length",
     b"exchequer-tags",
+    b"idempotency-key",
     b"anthropic-version",
     b"anthropic-beta",
     b"x-claude-code-session-id",
     b"user-agent",
     b"traceparent",
 }
+_IDEMPOTENCY_KEY = re.compile(rb"[!-~]{1,255}")
 _NAMES_KEPT_MAX = 256
 _TEXT_LENGTH_MAX = 256
 
@@ -40,6 +43,7 @@ class Inbound(msgspec.Struct):
     content_encoding: bytes = b""
     content_length: int | None = None
     tags: str = ""
+    idempotency_key: str | None = None
     version: str = ""
     beta: list[str] = []
     session: str | None = None
@@ -84,6 +88,14 @@ def _read(inbound: Inbound, name: bytes, value: bytes) -> None:
             inbound.content_length = int(value) if value.isdigit() else None
         case b"exchequer-tags":
             inbound.tags = _text(name, value)
+        case b"idempotency-key":
+            if inbound.idempotency_key is not None or not _IDEMPOTENCY_KEY.fullmatch(value):
+                raise invalid(
+                    "bad_idempotency_key",
+                    "The header Idempotency-Key must be sent once and have 1 to 255 visible ASCII "
+                    "characters. A UUID will do.",
+                )
+            inbound.idempotency_key = value.decode("ascii")
         case b"anthropic-version":
             inbound.version = _text(name, value)
         case b"anthropic-beta":

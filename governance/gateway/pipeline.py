@@ -5,7 +5,7 @@ attempt is resolved exactly once, whatever happens: by `relay`, by what is caugh
 """
 
 from governance.calls.models import Outcome
-from governance.gateway import admission, call_record, errors, facts, relay
+from governance.gateway import admission, call_record, errors, facts, idempotency, relay
 from governance.gateway.attempt import Attempt
 from governance.gateway.authentication import check_again, check_pauses
 from governance.gateway.bound import worst_case
@@ -23,8 +23,13 @@ async def create_message(exchange: Exchange) -> GatewayResponse:
     """POST /v1/messages for an authenticated key (views.py)."""
     await read(exchange)
     check_policies(exchange)
+    if exchange.inbound.idempotency_key is not None:
+        exchange.claim = await idempotency.claim(exchange)
     promise = worst_case(exchange)
-    attempt = await admission.hold(exchange, promise)
+    try:
+        attempt = await admission.hold(exchange, promise)
+    except idempotency.KeyTaken as taken:
+        return await idempotency.replay(exchange, taken.first)
     refusal = await refused_meanwhile(exchange, attempt)
     if refusal is not None:
         return envelope(refusal, str(exchange.id))

@@ -14,7 +14,7 @@ import msgspec
 
 from governance.calls.models import Outcome
 from governance.core.money import nanos_to_usd
-from governance.gateway import errors, facts
+from governance.gateway import errors, facts, idempotency
 from governance.gateway.attempt import Attempt
 from governance.gateway.errors import Refusal, envelope
 from governance.gateway.exchange import Exchange
@@ -170,7 +170,11 @@ async def _relay_message(
     def settle() -> None:
         attempt.charge(charge, outcome=Outcome.SERVED, status=upstream.status, reason=reason, content=content)
 
-    return GatewayResponse(upstream.status, headers, body, after=attempt.settling(settle))
+    def keep_and_settle() -> None:
+        idempotency.keep(attempt, upstream.status, headers, body, attempt.settling(settle))
+
+    after = attempt.settling(settle if exchange.claim is None else keep_and_settle)
+    return GatewayResponse(upstream.status, headers, body, after=after)
 
 
 def unknown_outcome(exchange: Exchange, attempt: Attempt, error: Lost | TimedOut) -> GatewayResponse:
@@ -185,10 +189,20 @@ class EventStream:
     """One relayed stream: its chunks, its tap, and how it ended.
 
     A client that leaves ends it: upstream is closed as soon as message_start has told the input, since
-    that much is billed in any case.
+    that much is billed in any case. With an Idempotency-Key it has said that it will come back for the reply:
+    then the stream is read to its end, and kept.
     """
 
-    __slots__ = ("_attempt", "_exchange", "_failure", "_tap", "_upstream", "response")
+    __slots__ = (
+        "_attempt",
+        "_exchange",
+        "_failure",
+        "_kept",
+        "_kept_headers",
+        "_tap",
+        "_upstream",
+        "response",
+    )
 
     def __init__(self, exchange: Exchange, attempt: Attempt, upstream: aiohttp.ClientResponse) -> None:
         self._exchange = exchange
@@ -196,8 +210,10 @@ class EventStream:
         self._upstream = upstream
         self._tap = StreamTap(upstream.headers.get("content-encoding", "").lower())
         self._failure: Refusal | None = None
+        self._kept = None if exchange.claim is None else bytearray()
         headers = response_headers(exchange, upstream) + budget_headers(attempt)
         headers.append((b"exchequer-model", (exchange.requested_model or "").encode("ascii", "replace")))
+        self._kept_headers = [] if self._kept is None else headers
         self.response = GatewayResponse(
             upstream.status, headers, stream=self._chunks(), after=attempt.settling(self._settle)
         )
@@ -210,8 +226,10 @@ class EventStream:
                 if tap.feed(chunk):
                     self._shrink()
                     asyncio.get_running_loop().call_soon(self._forget_request)
+                if self._kept is not None:
+                    self._keep(chunk)
                 if exchange.client_left:
-                    if tap.usage.started or tap.unreadable:
+                    if self._kept is None and (tap.usage.started or tap.unreadable):
                         return
                 else:
                     yield chunk
@@ -226,8 +244,14 @@ class EventStream:
                 self.response.complete = False  # half an event cannot be finished honestly: cut it off too
 
     def _leave(self) -> None:
-        if self._tap.usage.started:
+        if self._kept is None and self._tap.usage.started:
             self._upstream.close()
+
+    def _keep(self, chunk: bytes) -> None:
+        assert self._kept is not None
+        self._kept += chunk
+        if len(self._kept) > self._exchange.gateway.kept_replies.bytes_max:
+            self._kept = None
 
     def _shrink(self) -> None:
         amount_nanos = self._attempt.promise.after_start(self._tap)
@@ -255,7 +279,15 @@ class EventStream:
             outcome, status, reason = Outcome.CUT, CLIENT_CLOSED, "client_left"
         else:
             outcome, reason = Outcome.FAILED, (self._failure or errors.UPSTREAM_CUT).reason
-        self._attempt.charge(charge, outcome=outcome, status=status, reason=reason)
+
+        def settle() -> None:
+            self._attempt.charge(charge, outcome=outcome, status=status, reason=reason)
+
+        if self._kept is not None and tap.stopped:
+            reply = (self._upstream.status, self._kept_headers, bytes(self._kept))
+            idempotency.keep(self._attempt, *reply, self._attempt.settling(settle))
+        else:
+            settle()
 
 
 def _error_event(refusal: Refusal, request_id: str) -> bytes:

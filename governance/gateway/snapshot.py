@@ -102,6 +102,7 @@ class KeySnapshot:
 
     id: int
     public_id: str
+    lineage_id: int
     tenant: TenantSnapshot
     team_id: int | None
     digest: bytes
@@ -377,6 +378,7 @@ def _compile_key(row: tuple[Any, ...], tenant: TenantSnapshot) -> KeySnapshot:
     return KeySnapshot(
         id=key_id,
         public_id=public_id,
+        lineage_id=lineage_id,
         tenant=tenant,
         team_id=team_id,
         digest=bytes(digest),

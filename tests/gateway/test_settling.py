@@ -45,6 +45,7 @@ class Exchange(SimpleNamespace):
                 id=7, team_id=None, tenant=SimpleNamespace(id=3, credential_id=5, upstream_headers=())
             ),
             requested_model="claude-sonnet-5-5",
+            claim=None,
             gateway=SimpleNamespace(
                 settle=lambda settlement, call: self.settled.append(settlement),
                 alerts=Alerts(),

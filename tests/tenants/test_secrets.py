@@ -117,3 +117,20 @@ def test_two_credentials_are_live_at_once_and_disabling_is_final(alice: Tenant) 
         disabled = credentials.disable_credential(old)
         assert credentials.disable_credential(old).disabled_at == disabled.disabled_at
         assert [row.label for row in ProviderCredential.objects.filter(disabled_at=None)] == ["new"]
+
+
+def test_a_sealed_reply_opens_only_with_what_it_was_sealed_for(settings) -> None:
+    sealed = secrets.seal_reply(b"a reply", b"tenant 1")
+    assert b"a reply" not in sealed
+    assert secrets.open_reply(sealed, b"tenant 1") == b"a reply"
+    assert secrets.open_reply(sealed, b"tenant 2") is None
+    assert all(secrets.open_reply(junk, b"tenant 1") is None for junk in (b"", b":", b"k1:", sealed[:-1]))
+    original = list(settings.ENCRYPTION_KEYS)
+    settings.ENCRYPTION_KEYS = [secrets.new_secret(), *original]
+    assert secrets.open_reply(sealed, b"tenant 1") == b"a reply"
+    settings.ENCRYPTION_KEYS = [secrets.new_secret()]
+    assert secrets.open_reply(sealed, b"tenant 1") is None
+
+
+def test_credentials_and_replies_are_sealed_with_different_keys() -> None:
+    assert secrets.encryption_keys()[0].key != secrets._reply_keys()[0].key
