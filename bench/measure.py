@@ -84,12 +84,12 @@ def added_latency(samples: Iterable[dict[str, list[float]]]) -> Figures:
 
 
 def open_streams(stack: Stack, lengths: Lengths) -> Figures:
-    """Memory and threads of each further open stream. Run it first: a load leaves memory to reuse behind."""
-    _run(Load(stack.gateway.port, stack.key, False, seconds=lengths.warm_up, concurrency=4))
+    """Memory and threads of each further open stream."""
+    _run(Load(stack.streams_gateway.port, stack.key, False, seconds=lengths.warm_up, concurrency=4))
     with _streams(stack, FIRST_STREAMS):
-        before = usage_of_tree(stack.gateway.pid)
+        before = usage_of_tree(stack.streams_gateway.pid)
         with _streams(stack, lengths.streams):
-            during = usage_of_tree(stack.gateway.pid)
+            during = usage_of_tree(stack.streams_gateway.pid)
     return {
         "kb_per_stream": (during.rss_kb - before.rss_kb) / lengths.streams,
         "threads_per_stream": (during.threads - before.threads) / lengths.streams,
@@ -100,7 +100,7 @@ def open_streams(stack: Stack, lengths: Lengths) -> Figures:
 def _streams(stack: Stack, count: int) -> Iterator[None]:
     """So many streams, begun and waiting for upstream."""
     script = json.dumps({"deltas": DELTAS, "chunk_delay_ms": 2000})
-    load = Load(stack.gateway.port, stack.key, True, hold_open=count, script=script)
+    load = Load(stack.streams_gateway.port, stack.key, True, hold_open=count, script=script)
     process = subprocess.Popen(_command(load), stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=PROJECT)
     assert process.stdout is not None
     opened = process.stdout.readline().strip()

@@ -36,11 +36,13 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """`key` has budgets that last; `poor_key` belongs to a tenant whose budget is spent."""
+    """`key` has budgets that last; `poor_key` belongs to a tenant whose budget is spent. `streams_gateway`
+    only holds streams open: what they leave behind would count as memory of the worker that is under load."""
 
     simulator: Server
     passthrough: Server
     gateway: Server
+    streams_gateway: Server
     postgres_pid: int
     key: str
     poor_key: str
@@ -70,8 +72,9 @@ def running_stack() -> Iterator[Stack]:
         upstream = f"http://127.0.0.1:{simulator.port}"
         os.environ["ANTHROPIC_BASE_URL"] = upstream
         passthrough = start("passthrough", ["-m", "bench.passthrough", "{fd}", upstream])
-        gateway = start("gateway", ["-m", "governance.ops.gateway_worker", "{fd}"])
-        yield Stack(simulator, passthrough, gateway, running.postgres.pid, *keys)
+        worker = ["-m", "governance.ops.gateway_worker", "{fd}"]
+        gateway, streams_gateway = start("gateway", worker), start("gateway of open streams", worker)
+        yield Stack(simulator, passthrough, gateway, streams_gateway, running.postgres.pid, *keys)
     finally:
         for process in reversed(started):
             process.terminate()

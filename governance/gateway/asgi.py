@@ -11,6 +11,7 @@ import gc
 import logging
 import os
 import sys
+from types import ModuleType
 from typing import Any
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "governance.settings")
@@ -31,8 +32,12 @@ _PAGES = (
     "governance.ops",
 )
 settings.INSTALLED_APPS = [name for name in settings.INSTALLED_APPS if not name.startswith(_PAGES)]
-settings.REST_FRAMEWORK = {}  # nor is a schema ever made here
-# DRF imports these where they are installed, for schemas and browsable pages.
+# Our views render and parse nothing through DRF, and no schema of them is made here. Its parts for that, and
+# the admin pages that its schemas import, would be a tenth of a worker's memory.
+settings.REST_FRAMEWORK = {"DEFAULT_RENDERER_CLASSES": (), "DEFAULT_PARSER_CLASSES": ()}
+_schemas = ModuleType("rest_framework.schemas")
+vars(_schemas)["DefaultSchema"] = object
+sys.modules["rest_framework.schemas"] = _schemas
 sys.modules |= dict.fromkeys(("inflection", "pygments", "uritemplate", "yaml"))  # type: ignore[arg-type]
 django.setup()
 
@@ -123,6 +128,7 @@ class GatewayHandler:
     async def _respond(self, exchange: Exchange, scope: Any) -> GatewayResponse:
         try:
             exchange.read_headers(scope)
+            scope["headers"] = ()  # a stream may be open for long
             view, arguments = self._fixed.get(exchange.path), {}
             if view is None:
                 match = self._resolver.resolve(exchange.path)

@@ -50,6 +50,10 @@ class JoiningProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(JoiningTransport(transport, self.loop))  # type: ignore[arg-type]
 
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        self.headers = []  # the request's scope has them, and they need not outlive it
+
     def pause_writing(self) -> None:
         """The client has stopped reading; what waits for it fills the buffer, open or closing."""
         super().pause_writing()
