@@ -6,6 +6,7 @@ nothing.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from django.db import transaction
 from django.db.models import BigIntegerField, Case, F, Q, QuerySet, Value, When
@@ -50,18 +51,10 @@ def set_budget(
     every key of its lineage. What is None stays as it is. BudgetRefused, with a sentence, for a combination
     that cannot be; ValidationError names a field with a bad value.
     """
-    if limit_nanos < 0:
-        raise BudgetRefused("A limit cannot be below zero; 0 lets nothing through.")
     with transaction.atomic(), tenant_scope(tenant.pk):
-        target = find_target(tenant, scope, ref, each=each)
-        identity = {
-            "scope": scope,
-            "scope_ref": target.ref,
-            "each": each,
-            "models_only": find_models(models_only),
-            "period": period,
-            "enforcement": enforcement,
-        }
+        identity, target_name = find_identity(
+            tenant, scope, ref, each=each, models_only=models_only, period=period, enforcement=enforcement
+        )
         found = Budget.objects.select_for_update().filter(tenant=tenant, closed_at=None, **identity)
         budget = found.first()
         before = _facts(budget) if budget else None
@@ -70,20 +63,57 @@ def set_budget(
             budget.time_zone = time_zone or tenant.time_zone
             budget.week_starts_on = week_starts_on or 0
             budget.alert_percents = list(DEFAULT_ALERT_PERCENTS)
-            budget.name = _name(budget, target.name)
+            budget.name = _name(budget, target_name)
         _check_terms(budget, time_zone, week_starts_on, subjects_max)
         if each:
             _require_wall(tenant)
-        budget.limit_nanos = limit_nanos
-        budget.name = name or budget.name
-        budget.subjects_max = subjects_max if subjects_max is not None else budget.subjects_max
-        budget.alert_percents = alert_percents if alert_percents is not None else budget.alert_percents
-        budget.full_clean(exclude=["tenant"])
-        budget.save()
-        apply_to_live_periods(budget)
-        action = "budget.change" if before else "budget.create"
-        events.record(actor, tenant.pk, action, budget, before, _facts(budget))
+        _save(budget, before, limit_nanos, name, alert_percents, subjects_max, actor)
     return budget
+
+
+def change_budget(
+    budget: Budget,
+    *,
+    limit_nanos: int,
+    name: str | None = None,
+    alert_percents: list[int] | None = None,
+    subjects_max: int | None = None,
+    actor: Actor | None = None,
+) -> Budget:
+    """Change the limit, name, alerts or cap of a budget that is there. BudgetRefused for a closed one."""
+    with transaction.atomic(), tenant_scope(budget.tenant_id):
+        locked: Budget | None = (
+            Budget.objects.select_for_update().filter(pk=budget.pk, closed_at=None).first()
+        )
+        if locked is None:
+            raise BudgetRefused("This budget is closed; set a new one.")
+        _check_terms(locked, None, None, subjects_max)
+        _save(locked, _facts(locked), limit_nanos, name, alert_percents, subjects_max, actor)
+    return locked
+
+
+def find_identity(
+    tenant: Tenant,
+    scope: str,
+    ref: str,
+    *,
+    each: bool,
+    models_only: Sequence[str],
+    period: str,
+    enforcement: str,
+) -> tuple[dict[str, Any], str]:
+    """The columns that no two open budgets share, and what the target is called. BudgetRefused as targets.py
+    says. Run in the tenant's scope."""
+    target = find_target(tenant, scope, ref, each=each)
+    identity = {
+        "scope": scope,
+        "scope_ref": target.ref,
+        "each": each,
+        "models_only": find_models(models_only),
+        "period": period,
+        "enforcement": enforcement,
+    }
+    return identity, target.name
 
 
 def create_tenant_with_wall(
@@ -140,6 +170,29 @@ def refresh_limits(rows: "QuerySet[BudgetPeriod]", budget: Budget) -> None:
             output_field=BigIntegerField(),
         ),
     )
+
+
+def _save(
+    budget: Budget,
+    before: dict[str, object] | None,
+    limit_nanos: int,
+    name: str | None,
+    alert_percents: list[int] | None,
+    subjects_max: int | None,
+    actor: Actor | None,
+) -> None:
+    """Write a locked or new budget, its live periods and its audit event. `before`: None for a new one."""
+    if limit_nanos < 0:
+        raise BudgetRefused("A limit cannot be below zero; 0 lets nothing through.")
+    budget.limit_nanos = limit_nanos
+    budget.name = name or budget.name
+    budget.subjects_max = subjects_max if subjects_max is not None else budget.subjects_max
+    budget.alert_percents = alert_percents if alert_percents is not None else budget.alert_percents
+    budget.full_clean(exclude=["tenant"])
+    budget.save()
+    apply_to_live_periods(budget)
+    action = "budget.change" if before else "budget.create"
+    events.record(actor, budget.tenant_id, action, budget, before, _facts(budget))
 
 
 def _check_terms(

@@ -125,3 +125,57 @@ class SubjectCount(models.Model):
 
     def __str__(self) -> str:
         return f"{self.subjects} subjects of budget {self.budget_id}"
+
+
+class RequestState(models.TextChoices):
+    OPEN = "open"
+    APPROVED = "approved"
+    DENIED = "denied"
+
+
+class IncreaseRequest(models.Model):
+    """Somebody asks for more on a budget; an administrator approves or denies, with a reason.
+
+    `granted` says what an approval did: a top-up, a raise, or a new limit.
+    """
+
+    class Granted(models.TextChoices):
+        TOP_UP = "top_up", "Top up this period"
+        RAISE = "raise", "Raise until a moment"
+        LIMIT = "limit", "Raise the limit for good"
+
+    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT)
+    budget = models.ForeignKey(Budget, on_delete=models.PROTECT)
+    subject = models.CharField(max_length=256, default="", blank=True)
+    amount_nanos = models.BigIntegerField()
+    reason = models.CharField(max_length=256)
+    asked_by_id = models.BigIntegerField(null=True)
+    asked_by_name = models.CharField(max_length=200)
+    asked_at = models.DateTimeField(auto_now_add=True)
+    state = models.CharField(max_length=16, choices=RequestState, default=RequestState.OPEN)
+    granted = models.CharField(max_length=16, choices=Granted, default="", blank=True)
+    granted_nanos = models.BigIntegerField(null=True)
+    answer = models.CharField(max_length=256, default="", blank=True)
+    decided_by_name = models.CharField(max_length=200, default="", blank=True)
+    decided_at = models.DateTimeField(null=True)
+
+    objects = TenantScopedManager()
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(condition=Q(amount_nanos__gt=0), name="request_asks_for_more"),
+            models.CheckConstraint(
+                condition=Q(state=RequestState.OPEN, decided_at__isnull=True)
+                | (~Q(state=RequestState.OPEN) & Q(decided_at__isnull=False)),
+                name="request_is_decided_once",
+            ),
+            models.UniqueConstraint(
+                fields=["budget", "subject", "asked_by_id"],
+                condition=Q(state=RequestState.OPEN),
+                name="one_open_request_each",
+            ),
+        ]
+        indexes = [models.Index(fields=["tenant", "-id"], name="request_by_tenant")]
+
+    def __str__(self) -> str:
+        return f"{self.asked_by_name} asks for more on {self.budget.name}"

@@ -3,13 +3,13 @@
 from collections.abc import Iterable
 from typing import Any
 
-from django.db.models import BigIntegerField, OuterRef, Q, QuerySet, Subquery, Value
+from django.db.models import BigIntegerField, F, OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 
-from governance.budgets.models import Budget, Scope
+from governance.budgets.models import Budget, Scope, SubjectCount
 from governance.console.access import Access
 from governance.console.display import Bar
-from governance.ledger.models import BudgetPeriod, DatabaseNow
+from governance.ledger.models import BudgetPeriod, DatabaseNow, limit_now
 from tenants.models import ApiKey, Team
 
 
@@ -26,19 +26,34 @@ def visible_budgets(access: Access, budgets: "QuerySet[Budget]") -> "QuerySet[Bu
 
 
 def with_current_period(budgets: "QuerySet[Budget]") -> "QuerySet[Any]":
-    """Adds spent_nanos and held_nanos of the period that is now, by the database's clock."""
-    current = BudgetPeriod.objects.filter(
-        budget_id=OuterRef("pk"), subject="", starts_at__lte=DatabaseNow(), ends_at__gt=DatabaseNow()
+    """Adds spent_nanos, held_nanos and limit_now_nanos of the period that is now, by the database's clock; of
+    a budget on each, those of the pot that is used most, and `pots`, how many there are."""
+    current = (
+        BudgetPeriod.objects.filter(
+            budget_id=OuterRef("pk"), starts_at__lte=DatabaseNow(), ends_at__gt=DatabaseNow()
+        )
+        .annotate(limit_now_nanos=limit_now())
+        .order_by(-(F("spent_nanos") + F("held_nanos")), "pk")
     )
+    counts = SubjectCount.objects.filter(budget_id=OuterRef("pk")).order_by("-starts_at")
     return budgets.annotate(
         spent_nanos=_of(current, "spent_nanos"),
         held_nanos=_of(current, "held_nanos"),
+        limit_now_nanos=_of(current, "limit_now_nanos", F("limit_nanos")),
+        pots=_of(counts, "subjects"),
     )
 
 
 def bar_of(budget: Any) -> Bar:
     """The bar of a budget that came from `with_current_period`; no period yet means nothing spent."""
-    return Bar(budget.spent_nanos, budget.held_nanos, budget.limit_nanos)
+    return Bar(budget.spent_nanos, budget.held_nanos, budget.limit_now_nanos)
+
+
+def pots_text(budget: Any) -> str:
+    """Beside the bar of a budget on each; "" for others."""
+    if not budget.each:
+        return ""
+    return f"fullest of {budget.pots:,}" if budget.pots else "no pot yet"
 
 
 def scope_names(budgets: Iterable[Budget]) -> dict[tuple[str, str], str]:
@@ -55,6 +70,6 @@ def scope_names(budgets: Iterable[Budget]) -> dict[tuple[str, str], str]:
     }
 
 
-def _of(periods: "QuerySet[Any]", column: str) -> Coalesce:
-    found = Subquery(periods.values(column)[:1], output_field=BigIntegerField())
-    return Coalesce(found, Value(0), output_field=BigIntegerField())
+def _of(rows: "QuerySet[Any]", column: str, default: Any = 0) -> Coalesce:
+    found = Subquery(rows.values(column)[:1], output_field=BigIntegerField())
+    return Coalesce(found, default, output_field=BigIntegerField())

@@ -8,10 +8,16 @@ from django.db.models import Count, F, Min, Q, Sum
 from django.db.models.functions import Greatest
 from django.http import HttpRequest
 
-from governance.budgets.models import Budget, Enforcement, Scope
+from governance.budgets.models import Budget, Enforcement, PeriodKind, Scope
 from governance.calls.models import Call
 from governance.console.access import Access, access_of
-from governance.console.budget_figures import bar_of, scope_names, visible_budgets, with_current_period
+from governance.console.budget_figures import (
+    bar_of,
+    pots_text,
+    scope_names,
+    visible_budgets,
+    with_current_period,
+)
 from governance.console.display import STATE_LABELS, bar_html, scope_text, short_usd
 from governance.core.clock import utcnow
 from governance.core.ids import id_floor
@@ -41,10 +47,10 @@ def dashboard(request: HttpRequest) -> dict[str, Any]:
 def figures(access: Access) -> list[dict[str, str]]:
     """Spent today and this month, and what is held: from period rows and open holds, no scan of facts."""
     walls = with_current_period(visible_budgets(access, Budget.objects.filter(closed_at=None)))
-    walls = walls.filter(scope=Scope.TENANT, enforcement=Enforcement.HARD)
+    walls = walls.filter(scope=Scope.TENANT, enforcement=Enforcement.HARD, models_only=[])
     shown = []
     for period, words in (("day", "Spent today"), ("month", "Spent this month")):
-        sums = walls.filter(period=period).aggregate(spent=Sum("spent_nanos"), limit=Sum("limit_nanos"))
+        sums = walls.filter(period=period).aggregate(spent=Sum("spent_nanos"), limit=Sum("limit_now_nanos"))
         if sums["limit"] is not None:
             spent, limit = int(sums["spent"]), int(sums["limit"])
             shown.append({"title": words, "figure": short_usd(spent), "note": f"of {short_usd(limit)}"})
@@ -66,7 +72,7 @@ def figures(access: Access) -> list[dict[str, str]]:
 def budget_cards(access: Access) -> list[dict[str, Any]]:
     """The budgets nearest to their limit first."""
     rows = with_current_period(visible_budgets(access, Budget.objects.filter(closed_at=None)))
-    percent_used = (F("spent_nanos") + F("held_nanos")) / Greatest(F("limit_nanos") / 100, 1)
+    percent_used = (F("spent_nanos") + F("held_nanos")) / Greatest(F("limit_now_nanos") / 100, 1)
     budgets = list(rows.select_related("tenant").order_by(percent_used.desc(), "pk")[:BUDGETS_SHOWN])
     names = scope_names(budgets)
     several_tenants = len({budget.tenant_id for budget in budgets}) > 1
@@ -77,10 +83,16 @@ def budget_cards(access: Access) -> list[dict[str, Any]]:
             "tenant": budget.tenant if several_tenants else "",
             "scope": scope_text(budget, names),
             "enforcement": budget.enforcement,
-            "bar": bar_html(bar_of(budget), f"of {short_usd(budget.limit_nanos)} a {budget.period}"),
+            "bar": bar_html(bar_of(budget), f"of {short_usd(budget.limit_now_nanos)} {per(budget)}"),
         }
         for budget in budgets
     ]
+
+
+def per(budget: Any) -> str:
+    """“a month”, “in total”, “a day, fullest of 12”."""
+    text = "in total" if budget.period == PeriodKind.TOTAL else f"a {budget.period}"
+    return f"{text}, {pots_text(budget)}" if budget.each else text
 
 
 def last_calls(access: Access) -> list[dict[str, Any]]:

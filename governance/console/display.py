@@ -9,14 +9,19 @@ from zoneinfo import ZoneInfo
 from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
+from django.utils.text import capfirst
 from django.utils.timezone import localtime
 
 from governance.budgets.models import Budget
+from governance.budgets.subjects import SUBJECT_NAMES
 from governance.core.money import NANOS_PER_USD
 
 STATE_LABELS = {
     "active": "success",
     "live": "success",
+    "open": "warning",
+    "approved": "success",
+    "denied": "danger",
     "served": "success",
     "paused": "warning",
     "expiring": "warning",
@@ -99,9 +104,23 @@ def short_usd(nanos: int) -> str:
 
 
 def scope_text(budget: Budget, names: dict[tuple[str, str], str]) -> str:
-    """“tenant”, “team Search”, “key production”. `names`: (scope, ref) → name."""
-    name = names.get((budget.scope, budget.scope_ref))
-    return f"{budget.scope} {name}" if name else budget.scope
+    """“tenant”, “team Search”, “each end user”, “tag feature=faq, opus only”.
+
+    `names`: (scope, ref) → name.
+    """
+    name = names.get((budget.scope, budget.scope_ref), budget.scope_ref)
+    kind = SUBJECT_NAMES.get(budget.scope, budget.scope)
+    if budget.each:
+        text = f"each {f'{kind} {name}' if name else kind}"
+    else:
+        text = f"{'tag' if budget.scope == 'tag' else kind} {name}" if name else kind
+    return f"{text}, {' and '.join(budget.models_only)} only" if budget.models_only else text
+
+
+def target_text(budget: Budget, names: dict[tuple[str, str], str]) -> str:
+    """The same as a cell of its own."""
+    text = scope_text(budget, names)
+    return "Whole tenant" + text.removeprefix("tenant") if budget.scope == "tenant" else capfirst(text)
 
 
 def code(text: Any) -> SafeString:

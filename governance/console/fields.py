@@ -1,6 +1,8 @@
 """Form fields of the console."""
 
+from datetime import datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from django import forms
 from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
@@ -35,6 +37,26 @@ class UsdField(forms.CharField):
             return self.clean(data) != initial
         except forms.ValidationError:
             return True
+
+
+class MomentField(forms.CharField):
+    """A moment as a browser's date and time field writes it, in a time zone of the form's choosing."""
+
+    widget = UnfoldAdminTextInputWidget(attrs={"type": "datetime-local"})
+
+    def read_in(self, time_zone: str) -> None:
+        """Read what is written as a wall clock there; say so beside the field."""
+        self.zone = ZoneInfo(time_zone)
+        self.help_text = f"{self.help_text} Date and time in {time_zone}.".strip()
+
+    def clean(self, value: Any) -> datetime | None:
+        text = str(super().clean(value) or "").strip()
+        if not text:
+            return None
+        try:
+            return datetime.fromisoformat(text).replace(tzinfo=self.zone)
+        except ValueError:
+            raise forms.ValidationError("Write a date and a time, such as 2026-12-24T18:00.") from None
 
 
 class TagsField(forms.CharField):

@@ -12,6 +12,7 @@ PAGES: dict[str, list[tuple[str, str, str]]] = {
         ("Overview", "space_dashboard", "admin:index"),
         ("Calls", "receipt_long", "admin:calls_call_changelist"),
         ("Budgets", "savings", "admin:budgets_budget_changelist"),
+        ("Requests", "front_hand", "admin:budgets_increaserequest_changelist"),
         ("Ledger", "account_balance", "admin:ledger_ledgerentry_changelist"),
     ],
     "Access": [

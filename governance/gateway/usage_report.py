@@ -24,7 +24,8 @@ KEPT_MAX = 1_000
 READS_AT_ONCE_MAX = 8
 NANOS_PER_CENT = NANOS_PER_USD // 100
 FIND_FIGURES = """
-SELECT p.limit_nanos, p.spent_nanos, p.held_nanos, p.ends_at
+SELECT p.limit_nanos + CASE WHEN p.raised_until > exchequer_now() THEN p.raised_nanos ELSE 0 END,
+       p.spent_nanos, p.held_nanos, p.ends_at
 FROM unnest(%s::bigint[], %s::text[]) WITH ORDINALITY AS leg(budget_id, subject, number)
 LEFT JOIN ledger_budgetperiod p ON p.budget_id = leg.budget_id AND p.subject = leg.subject
   AND p.starts_at <= exchequer_now() AND exchequer_now() < p.ends_at

@@ -20,6 +20,16 @@ class DatabaseNow(models.Func):
     output_field = models.DateTimeField()
 
 
+def limit_now() -> models.expressions.Combinable:
+    """For queries of BudgetPeriod: the limit that admission compares with right now."""
+    raised = models.Case(
+        models.When(raised_until__gt=DatabaseNow(), then=F("raised_nanos")),
+        default=0,
+        output_field=models.BigIntegerField(),
+    )
+    return F("limit_nanos") + raised
+
+
 class BudgetPeriod(models.Model):
     """One window of one budget, for one subject. The period is in the key, so nothing is ever reset.
 
@@ -72,7 +82,7 @@ class BudgetPeriod(models.Model):
 
     @property
     def left_nanos(self) -> int:
-        """What a new hold may still take; negative after the limit was lowered."""
+        """What is neither spent nor held, without a raise; negative after the limit was lowered."""
         return self.limit_nanos - self.spent_nanos - self.held_nanos
 
 

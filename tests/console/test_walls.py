@@ -7,7 +7,10 @@ from django.db.models import Manager
 from django.test import Client
 from django.urls import reverse
 
+from governance.audit.events import Actor
 from governance.audit.models import AuditEvent
+from governance.budgets.models import IncreaseRequest
+from governance.budgets.requests import ask_for_more
 from governance.console import admin as _pages  # noqa: F401  registers them
 from governance.console.site import console_site
 from governance.ledger.models import LedgerEntry
@@ -19,7 +22,8 @@ from tests.tenants.makers import make_user
 ACTIONS = {
     "tenants.apikey": ["rotate", "revoke"],
     "tenants.providercredential": ["disable"],
-    "budgets.budget": ["close"],
+    "budgets.budget": ["close", "top-up", "raise", "end-raise", "transfer", "ask"],
+    "budgets.increaserequest": ["approve", "deny"],
     "tenants.pause": ["resume"],
     "pricing.contractprice": ["end"],
     "pricing.brokenbound": ["clear"],
@@ -40,12 +44,21 @@ def rows_of(house: House) -> dict[str, Any]:
             "tenants.membership": Membership.objects.get(pk=house.person("viewer").memberships.get().pk).pk,
             "tenants.providercredential": house.credential.pk,
             "budgets.budget": house.budget.pk,
+            "budgets.increaserequest": a_request(house).pk,
             "tenants.pause": house.pause.pk,
             "calls.call": house.call.pk,
             "ledger.ledgerentry": LedgerEntry.objects.get(call_id=house.call.pk).pk,
             "pricing.contractprice": house.contract.pk,
             "audit.auditevent": AuditEvent.objects.filter(tenant_id=house.tenant.pk).first().pk,
         }
+
+
+def a_request(house: House) -> IncreaseRequest:
+    found = IncreaseRequest.objects.filter(budget=house.budget).first()
+    if found is not None:
+        return found
+    asker = Actor(f"{house.canary}-asker")
+    return ask_for_more(house.budget, amount_nanos=1, reason=f"{house.canary}-reason", actor=asker)
 
 
 def urls_of(label: str, pk: Any) -> list[str]:
