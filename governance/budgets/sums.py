@@ -9,7 +9,8 @@ from django.db import connection
 _SUMS = """
 SELECT
     (SELECT coalesce(sum(amount_nanos), 0)::bigint FROM ledger_ledgerentry
-     WHERE tenant_id = %(tenant)s AND kind <> 'overrun' AND (%(key)s::bigint IS NULL OR key_id = %(key)s)),
+     WHERE tenant_id = %(tenant)s AND kind NOT IN ('overrun', 'transfer')
+       AND (%(key)s::bigint IS NULL OR key_id = %(key)s)),
     (SELECT coalesce(sum(amount_nanos), 0)::bigint FROM ledger_hold
      WHERE tenant_id = %(tenant)s AND (%(key)s::bigint IS NULL OR (memo ->> 'key')::bigint = %(key)s)),
     (SELECT count(*) FROM calls_call

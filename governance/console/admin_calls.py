@@ -2,22 +2,31 @@
 
 from typing import Any
 
+from django import forms
 from django.contrib import admin
 from django.contrib.admin import SimpleListFilter
+from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import redirect
 from django.template.response import TemplateResponse
+from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.text import capfirst
-from unfold.decorators import display
+from unfold.decorators import action, display
+from unfold.widgets import UnfoldAdminTextInputWidget
 
 from governance.calls.models import Call, Outcome
+from governance.console.access import access_of, actor_of
 from governance.console.call_page import call_context
 from governance.console.display import STATE_LABELS, call_link, short_usd, when
+from governance.console.fields import UsdField
 from governance.console.keyset import FactAdmin, WindowFilter, parse_id
+from governance.console.pages import form_page, posted
 from governance.console.site import console_site
 from governance.core.money import format_usd
+from governance.desk.corrections import CreditRefused, credit_call
 from governance.ledger.kinds import EntryKind
 from governance.ledger.models import LedgerEntry
 from tenants.models import ApiKey, Tenant
@@ -77,9 +86,17 @@ class NamedRowsAdmin(FactAdmin):
         return str(row.tenant_name)
 
 
+class CreditForm(forms.Form):
+    amount_usd = UsdField(
+        label="Amount (USD)", required=False, help_text="All that is left of the charge, unless told."
+    )
+    reason = forms.CharField(label="Reason", max_length=256, widget=UnfoldAdminTextInputWidget)
+
+
 @admin.register(Call, site=console_site)
 class CallAdmin(NamedRowsAdmin):
     list_display = ("time", "state", "served", "key", "tenant", "reason", "cost", "took")
+    actions_detail = ("credit",)
     list_filter = (WindowFilter, OutcomeFilter, TenantFilter)
     list_filter_options = {**FactAdmin.list_filter_options, "outcome": {"horizontal": True, "label": None}}
     search_fields = ("id",)
@@ -111,14 +128,49 @@ class CallAdmin(NamedRowsAdmin):
         call = self.get_object(request, object_id or "")
         if not isinstance(call, Call):
             raise Http404
+        may_credit = access_of(request).is_platform and call.cost_nanos > 0
         context = {
             **self.admin_site.each_context(request),
             **call_context(call),
+            "credit_url": reverse("admin:calls_call_credit", args=[call.pk]) if may_credit else None,
             "title": str(call),
             "opts": self.opts,
             "original": call,
         }
         return TemplateResponse(request, "console/call.html", context)
+
+    @action(description="Give back", url_path="credit", icon="undo")
+    def credit(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """A credit. Operators only: it makes room in budgets that others set."""
+        call = self.get_object(request, object_id)
+        if not isinstance(call, Call):
+            raise Http404
+        if not access_of(request).is_platform:
+            raise PermissionDenied
+        form = CreditForm(posted(request))
+        if form.is_valid():
+            data = form.cleaned_data
+            try:
+                credit_call(
+                    call.pk,
+                    amount_nanos=data["amount_usd"],
+                    reason=data["reason"],
+                    actor=actor_of(request),
+                )
+            except CreditRefused as error:
+                form.add_error(None, str(error))
+            else:
+                return redirect("admin:calls_call_change", call.pk)
+        return form_page(
+            self,
+            request,
+            form,
+            title=f"Give back what {call} was charged",
+            submit="Give back",
+            back=call,
+            explanation="A credit in the ledger, in the periods that the call was charged to. Its budgets "
+            "have as much more left at once.",
+        )
 
     @display(description="Outcome", label=STATE_LABELS)
     def state(self, call: Call) -> str:

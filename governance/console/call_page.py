@@ -10,6 +10,7 @@ from governance.console.request_shape import describe
 from governance.core.ids import id_floor, id_time_ms
 from governance.core.meters import METERS
 from governance.core.money import format_usd
+from governance.ledger.kinds import EntryKind
 from governance.ledger.models import BudgetPeriod, LedgerEntry
 from tenants.models import ApiKey, Team, Tenant
 
@@ -53,6 +54,7 @@ def call_context(call: Call) -> dict[str, Any]:
         "meters": meter_rows(attempts),
         "attempts": [attempt_row(attempt) for attempt in attempts],
         "legs": leg_rows(entries),
+        "corrected": corrected(entries),
     }
 
 
@@ -101,6 +103,13 @@ def bound_used(attempt: Attempt) -> str | None:
     return f"{-(-attempt.cost_nanos * 100 // attempt.bound_nanos)} % of its worst case"
 
 
+def corrected(entries: list[LedgerEntry]) -> str | None:
+    """What the tenant pays after credits and corrections; None where there are none."""
+    if not any(entry.kind in (EntryKind.CREDIT, EntryKind.CORRECTION) for entry in entries):
+        return None
+    return format_usd(sum(entry.amount_nanos for entry in entries if entry.kind != EntryKind.OVERRUN))
+
+
 def leg_rows(entries: list[LedgerEntry]) -> list[dict[str, Any]]:
     """One row per entry and budget that it was charged to, with how that budget stands now."""
     period_ids = {period_id for entry in entries for period_id in entry.period_ids}
@@ -115,6 +124,7 @@ def leg_rows(entries: list[LedgerEntry]) -> list[dict[str, Any]]:
             rows.append(
                 {
                     "kind": entry.kind,
+                    "why": entry.reason if entry.corrects_id else "",
                     "amount": format_usd(entry.amount_nanos),
                     "budget": budget,
                     "scope": scope_text(budget, names) if budget else "",

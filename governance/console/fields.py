@@ -12,21 +12,24 @@ from tenants.validators import time_zone_names, validate_tags
 
 
 class UsdField(forms.CharField):
-    """Dollars as a person writes them, nano-dollars as we keep them: exact, zero or more."""
+    """Dollars as a person writes them, nano-dollars as we keep them: exact, zero or more. None where it may
+    be left empty and is."""
 
     widget = UnfoldAdminTextInputWidget
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(max_length=24, **kwargs)
 
-    def clean(self, value: Any) -> int:
+    def clean(self, value: Any) -> int | None:
         text = str(super().clean(value)).strip().removeprefix("$").replace(",", "")
+        if not text and not self.required:
+            return None
         try:
             nanos = usd_to_nanos(text)
         except ValueError as error:
             raise forms.ValidationError(str(error)) from None
         if nanos < 0:
-            raise forms.ValidationError("A limit is zero or more.")
+            raise forms.ValidationError("An amount is zero or more.")
         return nanos
 
     def prepare_value(self, value: Any) -> Any:

@@ -16,6 +16,7 @@ from governance.desk import statements
 from governance.desk.arrays import BigintArray
 from governance.desk.batch import Lease, RawConnection, pack_settlements
 from governance.desk.items import Settlement
+from governance.ledger.kinds import Basis
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ async def settle_overrun(connection: RawConnection, lease: Lease, settlement: Se
         await _run(connection, statements.OPEN_BATCH, [lease.id, lease.epoch, lease.batch, locked])
         hold = await _run(connection, statements.ROOM_ABOVE_HOLD, [settlement.hold_id])
         if not hold:
+            await _credit_late(connection, settlement)
             await connection.execute("COMMIT")
             return False
         held_nanos, room_nanos = hold[0]
@@ -51,6 +53,26 @@ async def settle_overrun(connection: RawConnection, lease: Lease, settlement: Se
     if settlement.cost_nanos > held_nanos:
         _report(settlement, held_nanos, overrun_nanos)
     return True
+
+
+async def _credit_late(connection: RawConnection, settlement: Settlement) -> None:
+    """Somebody else resolved the hold: a sweeper, for instance, that took a slow worker for a dead one and
+    charged it at a bound. Where this settlement knows better, the difference is given back."""
+    if settlement.basis not in (None, Basis.EXACT):
+        return
+    attempt = settlement.attempt
+    known = "nothing was billed" if settlement.basis is None else "its usage came late"
+    why = f"{known}: {settlement.reason}" if settlement.basis is None else known
+    if attempt.output_tokens is not None:
+        why += f" ({attempt.served_model}: {attempt.input_tokens} in, {attempt.output_tokens} out)"
+    parameters = [settlement.hold_id, uuid7(), settlement.cost_nanos, why[:256]]
+    rows = await _run(connection, statements.LATE_CREDIT, parameters)
+    for credited_nanos, _ in rows:
+        log.warning(
+            "Attempt %s was charged at a bound before its settlement came; %d nano-dollars are given back.",
+            settlement.hold_id,
+            credited_nanos,
+        )
 
 
 def _report(settlement: Settlement, held_nanos: int, overrun_nanos: int) -> None:

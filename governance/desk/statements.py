@@ -165,6 +165,18 @@ UPDATE ledger_budgetperiod p SET
         greatest(p.ceiling_nanos, p.limit_nanos + p.raised_nanos) END
 FROM grown WHERE p.id = ANY(grown.period_ids)
 """
+# A settlement whose hold somebody else charged at a bound: what it cost is known after all. The rows are
+# locked already; a second credit of the same settlement finds nothing left to give.
+LATE_CREDIT = """
+WITH account AS (
+    SELECT e.id, e.price_version, e.amount_nanos + coalesce((
+        SELECT sum(c.amount_nanos) FROM ledger_ledgerentry c
+        WHERE c.corrects_id = e.id AND c.kind IN ('credit', 'correction')), 0)::bigint AS left_nanos
+    FROM ledger_ledgerentry e WHERE e.id = $1 AND e.kind = 'charge' AND e.basis <> 'exact'
+)
+SELECT left_nanos - $3, ledger_correct(id, $2, 'credit', $3 - left_nanos, 0, price_version, $4)
+FROM account WHERE left_nanos > $3
+"""
 RECORD_OVERRUN = f"""
 INSERT INTO ledger_ledgerentry (id, kind, tenant_id, key_id, call_id, period_ids, amount_nanos, held_nanos,
     list_nanos, price_version, corrects_id, reason, at, xact)

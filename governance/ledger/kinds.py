@@ -6,6 +6,9 @@ from django.db import models
 class EntryKind(models.TextChoices):
     """Why money moved. A charge or a void resolves the hold of the same id.
 
+    A credit gives money back: somebody decided so, or what a call cost became known late. A correction makes
+    up the difference to the right price. Both name the charge; an overrun does, or the hold of the charge.
+
     A transfer moves a limit, not what is spent: its two entries, below and above zero, share their call_id.
     """
 

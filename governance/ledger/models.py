@@ -120,7 +120,9 @@ class LedgerEntry(models.Model):
     """One immutable fact about money. Its legs are the budget periods it was charged to.
 
     The entry that resolves a hold has the hold's id: "a hold resolves once" is this primary key.
-    An overrun has no legs: it is the operator's, not a tenant's. `xact` is the writing transaction:
+    An overrun has no legs: it is the operator's, not a tenant's. A credit or a correction names its charge in
+    `corrects_id` and has the same legs; a trigger sees to it that no more is taken back than was charged
+    (migration 0004). `xact` is the writing transaction:
     readers that page through facts stop below the oldest one still running, so no late commit is missed.
     """
 
@@ -156,13 +158,16 @@ class LedgerEntry(models.Model):
                 condition=~Q(kind=EntryKind.CREDIT) | Q(amount_nanos__lte=0), name="credit_gives_back"
             ),
             models.CheckConstraint(
-                condition=~Q(kind=EntryKind.OVERRUN) | Q(amount_nanos__gt=0, period_ids__len=0),
+                condition=~Q(kind=EntryKind.OVERRUN) | ~Q(amount_nanos=0) & Q(period_ids__len=0),
                 name="overrun_has_no_legs",
             ),
         ]
         indexes = [
             models.Index(fields=["tenant_id", "id"], name="entry_by_tenant"),
             models.Index(fields=["call_id"], name="entry_by_call"),
+            models.Index(
+                fields=["corrects_id"], condition=Q(corrects_id__isnull=False), name="entry_by_corrected"
+            ),
         ]
 
     def __str__(self) -> str:

@@ -14,7 +14,7 @@ from governance.console.display import Bar, short_usd, window_text
 from governance.core.ids import id_floor, uuid7
 from governance.core.money import format_usd
 from governance.core.periods import TOTAL_ENDS_AT, TOTAL_STARTS_AT
-from governance.ledger.models import BudgetPeriod
+from governance.ledger.models import BudgetPeriod, LedgerEntry
 from tenants.scope import platform_scope
 from tests.console.cast import COSTS, House, browser, make_call, operator
 from tests.tenants.makers import make_member, make_tenant
@@ -242,3 +242,24 @@ def test_the_first_page_leads_to_the_gateways_openapi_document_and_the_refusals(
     assert document["openapi"].startswith("3.")
     assert {"/v1/messages", "/api/oauth/usage"} <= document["paths"].keys()
     assert alice.canary not in str(document)
+
+
+def test_an_operator_gives_back_what_a_call_was_charged(alice: House) -> None:
+    client, page = operator(), f"/admin/calls/call/{alice.call.pk}/change/"
+    give = f"/admin/calls/call/{alice.call.pk}/credit/"
+    assert give in client.get(page).content.decode()
+    assert "At most" in client.post(give, {"amount_usd": "1,000", "reason": "too much"}).content.decode()
+    assert client.post(give, {"amount_usd": "0.001", "reason": "a refusal"}).status_code == 302
+    shown = client.get(page).content.decode()
+    assert "credit: a refusal" in shown
+    assert "$0.007888977, after corrections" in shown
+    assert client.post(give, {"amount_usd": "", "reason": "the rest"}).status_code == 302
+    assert "now $0.00" in client.get(page).content.decode()
+
+
+@pytest.mark.parametrize("role", ["owner", "admin"])
+def test_nobody_else_gives_back(alice: House, role: str) -> None:
+    client, give = browser(alice.person(role)), f"/admin/calls/call/{alice.call.pk}/credit/"
+    assert give not in client.get(f"/admin/calls/call/{alice.call.pk}/change/").content.decode()
+    assert client.post(give, {"amount_usd": "0.001", "reason": "for me"}).status_code == 403
+    assert LedgerEntry._base_manager.filter(call_id=alice.call.pk).count() == 1

@@ -26,6 +26,7 @@ ACTIONS = {
     "budgets.increaserequest": ["approve", "deny"],
     "tenants.pause": ["resume"],
     "pricing.contractprice": ["end"],
+    "calls.call": ["credit"],
     "pricing.brokenbound": ["clear"],
     "pricing.refusedname": ["allow"],
     "pricing.seenname": ["refuse"],
