@@ -10,7 +10,6 @@ from collections import Counter, deque
 from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID
 
-from governance.gateway.features import features_of
 from governance.gateway.operator_rules import model_id
 from governance.pricing import queries
 
@@ -62,9 +61,7 @@ class Alerts:
         self._broken.append(
             {
                 "model_id": model_id(exchange.request.model, exchange.key.tenant.book),
-                "features": [
-                    _storable(name) for name in features_of(exchange.request, exchange.inbound.beta)
-                ],
+                "features": [_storable(name) for name in exchange.features],
                 "tenant_id": exchange.key.tenant.id,
                 "attempt_id": attempt_id,
                 "bound_nanos": bound_nanos,
@@ -74,7 +71,7 @@ class Alerts:
 
     def near(self, exchange: "Exchange", tokens: int, tokens_max: int) -> None:
         """A call used nearly all of the input tokens that were held for it: logged once a pair."""
-        pair = (exchange.request.model, features_of(exchange.request, exchange.inbound.beta))
+        pair = (exchange.request.model, exchange.features)
         if pair in self._near or len(self._near) >= NEAR_PAIRS_MAX:
             return
         self._near.add(pair)

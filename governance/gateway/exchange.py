@@ -12,6 +12,7 @@ from governance.core.clock import utcnow
 from governance.core.ids import uuid7
 from governance.desk.items import Claim
 from governance.gateway.body import Receive, decoded, read_body
+from governance.gateway.features import features_of
 from governance.gateway.inbound import Inbound, read_headers
 from governance.gateway.request import Request, without_content
 from governance.gateway.snapshot import KeySnapshot
@@ -28,6 +29,7 @@ class Exchange:
     """
 
     __slots__ = (
+        "_features",
         "_key",
         "_request",
         "body",
@@ -68,6 +70,7 @@ class Exchange:
         self.body = b""
         self.body_bytes_taken = 0
         self._request: Request | None = None
+        self._features: tuple[str, ...] | None = None
         self.tags: dict[str, str] = {}
         self.decision: dict[str, Any] = {}
         self.bound: str | None = None
@@ -113,6 +116,7 @@ class Exchange:
         self.body = b""
         self.inbound.forward = []
         if self._request is not None:
+            self._features = self.features
             self._request = without_content(self._request)
         self._give_back()
 
@@ -148,6 +152,13 @@ class Exchange:
     @request.setter
     def request(self, request: Request) -> None:
         self._request = request
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """What the request uses beyond plain text, while it is known and after it was forgotten."""
+        if self._features is None:
+            return features_of(self.request, self.inbound.beta)
+        return self._features
 
     def elapsed_ms(self) -> int:
         """Since the request's headers were read."""

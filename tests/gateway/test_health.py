@@ -1,9 +1,9 @@
 """Whether a worker is alive, may get calls, and how it is doing; and that its logs keep secrets."""
 
 import json
-import time
 from pathlib import Path
 
+from governance.core.ids import uuid7
 from governance.gateway.logs import REDACTED, redact
 from tests.gateway.asking import ASK, post, script
 from tests.harness import Account, Stack, start_stack, wait_until
@@ -64,13 +64,13 @@ def test_logs_never_show_a_key(account: Account) -> None:
 
 def test_log_lines_are_json_and_have_no_prompt(account: Account) -> None:
     with start_stack() as stack:
-        secret = "the merger with Initech"
-        ask = {**ASK, "model": "claude-unheard-of", "messages": [{"role": "user", "content": secret}]}
-        post(stack, account, ask, headers=script(model_served="claude-unheard-of", fault="reset_before_body"))
+        secret, model = "the merger with Initech", f"claude-unheard-of-{uuid7().hex[-8:]}"
+        ask = {**ASK, "model": model, "messages": [{"role": "user", "content": secret}]}
+        post(stack, account, ask, headers=script(model_served=model, fault="reset_before_body"))
         post(stack, account, ask, headers=script(error={"type": "api_error", "message": account.key}))
-        time.sleep(0.2)
+        wait_until(lambda: model in stack.workers[0].log_text(), 5)  # alerts are written every second
         log = stack.workers[0].log_text()
     lines = [json.loads(line) for line in log.splitlines()]
-    assert any("claude-unheard-of" in line["event"] for line in lines)
+    assert any(model in line["event"] for line in lines)
     assert secret not in log
     assert account.key not in log

@@ -45,16 +45,19 @@ def refused_within_a_second(stack: Stack, account: Account, ask: dict[str, Any],
 
 
 # --- A bound that broke ---------------------------------------------------------------------------
-def test_a_pair_whose_bound_broke_is_refused_for_everybody_until_it_is_cleared(stack: Stack) -> None:
+@pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
+def test_a_pair_whose_bound_broke_is_refused_for_everybody_until_it_is_cleared(
+    stack: Stack, stream: bool
+) -> None:
     """Design 1.5: the charge stands in full, the tenant's budget is kept, and the next call is not sent."""
     account, other = make_tenant("100"), make_tenant("100")
     model = "claude-opus-4-7"
     with_picture, plain = asks(model, PICTURE), asks(model)
     too_much = script(usage={"input_tokens": 50_000, "output_tokens": 64})
-    assert post(stack, account, with_picture, headers=too_much).status_code == 200
+    assert post(stack, account, {**with_picture, "stream": stream}, headers=too_much).status_code == 200
     account.wait_for_calls(1)
     (attempt,) = account.attempts()
-    assert attempt.cost_nanos > attempt.bound_nanos == attempt.held_nanos
+    assert attempt.cost_nanos > attempt.bound_nanos
 
     answer = refused_within_a_second(stack, other, with_picture)
     assert_refused(answer, 403, "permission_error", f"Calls to {model} with images", "console")
