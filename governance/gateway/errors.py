@@ -70,15 +70,15 @@ def retry_after(seconds: int) -> Headers:
     return ((b"retry-after", b"%d" % seconds), (b"x-should-retry", b"true"))
 
 
+def error_body(refusal: Refusal, request_id: str) -> bytes:
+    """The refusal in Anthropic's error shape: a whole reply's body, or the data of a stream's last event."""
+    error = {"type": refusal.type, "message": refusal.text}
+    return msgspec.json.encode({"type": "error", "error": error, "request_id": request_id})
+
+
 def envelope(refusal: Refusal, request_id: str) -> GatewayResponse:
-    """The refusal as a response in Anthropic's error shape."""
-    body = msgspec.json.encode(
-        {
-            "type": "error",
-            "error": {"type": refusal.type, "message": refusal.text},
-            "request_id": request_id,
-        }
-    )
+    """The refusal as a response."""
+    body = error_body(refusal, request_id)
     call_id = request_id.encode()
     headers = [
         (b"content-type", b"application/json"),

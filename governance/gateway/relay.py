@@ -16,7 +16,7 @@ from governance.calls.models import Outcome
 from governance.core.money import nanos_to_usd
 from governance.gateway import errors, facts, idempotency
 from governance.gateway.attempt import Attempt
-from governance.gateway.errors import Refusal, envelope
+from governance.gateway.errors import Refusal, envelope, error_body
 from governance.gateway.exchange import Exchange
 from governance.gateway.responses import GatewayResponse
 from governance.gateway.sse import StreamTap, UnreadableEncoding, decompressor
@@ -239,7 +239,8 @@ class EventStream:
             self._failure = errors.UPSTREAM_CUT
         if self._failure and not exchange.client_left:
             if tap.between_events:
-                yield _error_event(self._failure, str(exchange.id))
+                # So that clients raise instead of guess.
+                yield b"event: error\ndata: %b\n\n" % error_body(self._failure, str(exchange.id))
             else:
                 self.response.complete = False  # half an event cannot be finished honestly: cut it off too
 
@@ -288,15 +289,3 @@ class EventStream:
             idempotency.keep(self._attempt, *reply, self._attempt.settling(settle))
         else:
             settle()
-
-
-def _error_event(refusal: Refusal, request_id: str) -> bytes:
-    """What a stream that broke off between two events ends with, so that clients raise instead of guess."""
-    data = msgspec.json.encode(
-        {
-            "type": "error",
-            "error": {"type": refusal.type, "message": refusal.text},
-            "request_id": request_id,
-        }
-    )
-    return b"event: error\ndata: " + data + b"\n\n"
