@@ -33,7 +33,7 @@ def features_of(request: Request, betas: Iterable[str]) -> tuple[str, ...]:
         found.add("unicode")
     for media in request.media:
         found.add(f"{media.kind or 'unknown'}s")
-    for tool in fields.tools or ():
+    for tool in request.tools:
         kind = block_type(tool)
         found.add("tools" if kind in ("", "custom") else kind.rstrip("0123456789").rstrip("_"))
     if request.cache_ttl is not None:

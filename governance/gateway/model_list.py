@@ -39,13 +39,13 @@ def models_asked(request: Request) -> Iterator[str]:
             yield from (fallback.model for fallback in _decode_fallbacks(fields.fallbacks))
         except msgspec.DecodeError:  # "default", or a shape that we do not know
             yield UNSAID
-    for tool in fields.tools or ():
+    for tool in request.tools:
         if "model" in tool:
             try:
                 yield _decode_name(tool["model"])
             except msgspec.DecodeError:
                 yield UNSAID
-        elif bytes(tool.get("type", ABSENT)).startswith((b'"advisor', b'"\\')):
+        elif bytes(tool.get("type", ABSENT)).startswith((b'"advisor', b'"\\', b'"unreadable"')):
             yield UNSAID
 
 

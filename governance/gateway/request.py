@@ -8,7 +8,7 @@ nothing was dropped: no key given twice, no field that the shape does not know. 
 (pretty-printed, escaped, with new fields) is read once more, in full, and checked object by object.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Literal
 
 import msgspec
@@ -104,6 +104,13 @@ class Request(msgspec.Struct, frozen=True):
     unknown_fields: tuple[str, ...]
     is_ascii: bool
     has_unicode_escapes: bool
+    inline_tools: tuple[Fields, ...] = ()
+
+    @property
+    def tools(self) -> Sequence[Fields]:
+        """Every tool that the body defines: in `tools`, and inside messages (`inline_tools`)."""
+        declared = self.fields.tools or ()
+        return [*declared, *self.inline_tools] if self.inline_tools else declared
 
     @property
     def model(self) -> str:
@@ -167,6 +174,7 @@ def read_request(body: bytes) -> Request:
         unknown_fields,
         is_ascii,
         has_unicode_escapes,
+        tuple(survey.tools),
     )
 
 
@@ -215,6 +223,9 @@ def _user_id(metadata: Fields | None) -> str | None:
 _PLAIN_NAMES = frozenset(
     {"type", "text", "id", "name", "tool_use_id", "is_error", "thinking", "signature", "citations"}
 )
+_TOOL_REFERENCES = frozenset({"tool_reference", "mcp_tool_reference", "mcp_toolset_reference"})
+UNREADABLE_TOOL: Fields = {"type": Raw(b'"unreadable"')}
+"""A tool of which we cannot tell what it is: dearer than any."""
 _TOOL_CALLS = frozenset({b'"tool_use"', b'"server_tool_use"', b'"mcp_tool_use"'})
 _NAMES_A_RESULT = frozenset(  # Claude was given these before; their address is not read again
     {
@@ -233,6 +244,7 @@ class _Survey:
     def __init__(self, *, was_read_in_full: bool) -> None:
         self.media: list[Media] = []
         self.cache_ttl: CacheTtl = None
+        self.tools: list[Fields] = []
         self._was_read_in_full = was_read_in_full
 
     def read(self, fields: Body) -> None:
@@ -258,6 +270,8 @@ class _Survey:
             self._read_nested(value, level)
         elif name == "cache_control":
             self._see_cache_control(value)
+        elif name == "tool":
+            self._see_tool(value)
         elif name == "source":
             self._see_source(block, level)
         elif name == "input" and bytes(block.get("type", ABSENT)) in _TOOL_CALLS:
@@ -267,6 +281,24 @@ class _Survey:
                 self.media.append(Media(block_type(block), None))
         else:
             self._see_unknown(block, bytes(value))
+
+    def _see_tool(self, raw: Raw) -> None:
+        """A tool that a block of a conversation adds: by reference, or defined there and then."""
+        if bytes(raw)[:1] != b"{":
+            if is_given(raw):
+                self.tools.append(UNREADABLE_TOOL)
+            return
+        tool = self._decode_part(_decode_fields, raw)
+        kind, definition = block_type(tool), tool.get("definition", ABSENT)
+        if kind in _TOOL_REFERENCES and not is_given(definition):
+            return
+        if bytes(definition)[:1] != b"{":
+            self.tools.append(UNREADABLE_TOOL)
+            return
+        defined = self._decode_part(_decode_fields, definition)
+        self.tools.append(defined)
+        if "cache_control" in defined:
+            self._see_cache_control(defined["cache_control"])
 
     def _see_unknown(self, block: Fields, text: bytes) -> None:
         if text[:1] not in (b"{", b"["):

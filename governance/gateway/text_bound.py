@@ -42,7 +42,7 @@ def input_bound(request: Request, context_window_tokens: int) -> InputBound:
 
     Where `unbounded_features` names something this is not a bound, only the best figure there is.
     """
-    server_tools = [tool for tool in request.fields.tools or () if _is_server_tool(tool)]
+    server_tools = [tool for tool in request.tools if _is_server_tool(tool)]
     passes, searches = 1, 0
     for tool in server_tools:
         uses = _uses_max(tool) or 0
@@ -65,7 +65,7 @@ def unbounded_features(request: Request) -> tuple[str, ...]:
     """What makes the worst case of this request unknowable; refused unless the key opts in."""
     fields = request.fields
     found: list[str] = []
-    for tool in fields.tools or ():
+    for tool in request.tools:
         name = _tool_type(tool)
         if name.startswith(("advisor_", "code_execution_")):
             found.append(name.rsplit("_", 1)[0][:64])
@@ -161,7 +161,7 @@ def _growth_bytes(request: Request, enough: int) -> int:
 # --- Tools --------------------------------------------------------------------------------------
 def _tool_tokens(request: Request) -> int:
     """Definitions are rendered anew, so their bytes count twice; built-in ones are longer than said."""
-    tools, output_config = request.fields.tools, request.fields.output_config
+    tools, output_config = request.tools, request.fields.output_config
     tokens = 0
     if tools:
         tokens += TOOL_SET_TOKENS

@@ -11,6 +11,11 @@ SONNET, HAIKU, OPUS = "claude-sonnet-5-5", "claude-haiku-5-5", "claude-opus-5-5"
 ADVISOR = {"type": "advisor_20260301", "name": "advisor"}
 
 
+def inline(definition: Any) -> dict[str, Any]:
+    """A block that defines a tool in the middle of a conversation."""
+    return {"type": "tool_addition", "tool": {"type": "tool_definition", "definition": definition}}
+
+
 @pytest.fixture(scope="module")
 def narrow() -> Account:
     return make_tenant("1000", allowed_models=[SONNET, HAIKU], unbounded_allowed=True)
@@ -27,6 +32,8 @@ def narrow() -> Account:
         {"tools": [{**ADVISOR, "model": OPUS}]},
         {"tools": [{**ADVISOR, "model": None}]},
         {"tools": [ADVISOR]},
+        {"messages": [*ASK["messages"], {"role": "system", "content": [inline({**ADVISOR, "model": OPUS})]}]},
+        {"messages": [*ASK["messages"], {"role": "system", "content": [inline([ADVISOR])]}]},
     ],
 )
 def test_a_model_outside_the_list_is_refused_wherever_it_is_named(

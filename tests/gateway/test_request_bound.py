@@ -293,6 +293,45 @@ def test_features_without_a_worst_case_are_named(changes, expected):
     assert features(**changes) == expected
 
 
+def added(tool: dict | None) -> dict:
+    """A block that adds a tool in the middle of a conversation."""
+    return {"type": "tool_addition", "tool": tool}
+
+
+SEARCH = {"type": "web_search_20260318", "name": "web_search"}
+
+
+@pytest.mark.parametrize(
+    ("tool", "expected"),
+    [
+        ({"type": "tool_reference", "name": "t"}, ()),
+        ({"type": "mcp_toolset_reference", "server_name": "s"}, ()),
+        ({"type": "tool_definition", "definition": {"name": "t", "input_schema": {}}}, ()),
+        ({"type": "tool_definition", "definition": SEARCH | {"max_uses": 2}}, ()),
+        ({"type": "tool_definition", "definition": SEARCH}, ("server_tool:web_search_20260318",)),
+        ({"type": "tool_reference", "definition": SEARCH}, ("server_tool:web_search_20260318",)),
+        ({"type": "tool_definition", "definition": {"type": "mcp_toolset"}}, ("mcp",)),
+        ({"type": "tool_definition", "definition": {"type": "advisor_20260301"}}, ("advisor",)),
+        ({"type": "tool_definition", "definition": [SEARCH]}, ("server_tool:unreadable",)),
+        ({"type": "new_kind"}, ("server_tool:unreadable",)),
+        ([SEARCH], ("server_tool:unreadable",)),
+        (None, ()),
+    ],
+)
+def test_a_tool_that_a_message_defines_counts_like_any_other(tool, expected):
+    """Beta inline-tools-2026-09-15: what `tools` holds may stand in a block of any message."""
+    messages = [*user({"type": "text", "text": "Hi"}), {"role": "system", "content": [added(tool)]}]
+    assert features(messages=messages) == expected
+
+
+def test_the_uses_of_a_tool_that_a_message_defines_are_held():
+    definition = {"type": "tool_definition", "definition": SEARCH | {"max_uses": 4, "cache_control": AN_HOUR}}
+    messages = [{"role": "system", "content": [added(definition)]}]
+    found = bound(messages=messages)
+    assert (found.tokens_max, found.passes_max, found.web_searches_max) == (5 * WINDOW, 5, 4)
+    assert read_request(body(messages=messages)).cache_ttl == "1h"
+
+
 def test_at_most_sixteen_features_are_named():
     assert len(features(tools=[{"type": f"new_{number}"} for number in range(300)])) == 16
 
