@@ -49,7 +49,7 @@ def ask_for_more(
         try:
             with transaction.atomic():
                 request.save(force_insert=True)
-                _record("budget.ask", request, actor, request.reason, amount_nanos)
+                _record("request.ask", request, actor, request.reason, amount_nanos)
         except IntegrityError:
             raise RequestRefused(
                 "You have asked for more on this budget already; wait for the answer."
@@ -90,7 +90,7 @@ def approve(
             raise RequestRefused(f"“{granted}” cannot be granted; use one of {', '.join(kinds.values)}.")
         request.granted, request.granted_nanos = granted, amount_nanos
         _close(request, RequestState.APPROVED, answer.strip()[:REASON_LENGTH_MAX], actor)
-        _record("budget.ask_approve", request, actor, request.answer, amount_nanos)
+        _record("request.approve", request, actor, request.answer, amount_nanos)
     return request
 
 
@@ -99,7 +99,7 @@ def deny(request: IncreaseRequest, *, answer: str, actor: Actor | None = None) -
     with transaction.atomic(), tenant_scope(request.tenant_id):
         request = _open(request)
         _close(request, RequestState.DENIED, _said(answer, "Say why not"), actor)
-        _record("budget.ask_deny", request, actor, request.answer, request.amount_nanos)
+        _record("request.deny", request, actor, request.answer, request.amount_nanos)
     return request
 
 
@@ -136,4 +136,4 @@ def _record(
         facts["subject"] = request.subject
     if request.granted:
         facts["granted"] = request.granted
-    events.record(actor, request.tenant_id, action, request.budget, after=facts)
+    events.record(actor, request.tenant_id, action, request, after=facts)

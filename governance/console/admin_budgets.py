@@ -39,7 +39,7 @@ class BudgetAdmin(BudgetActions):
     list_filter = ("period", "scope", "enforcement")
     search_fields = ("name", "scope_ref", "tenant__name")
     ordering = ("tenant__name", "scope", "period")
-    change_form_after_template = "console/budget_periods.html"
+    change_form_outer_after_template = "console/budget_periods.html"
     empty_title = "No budget"
     empty_hint = "A tenant is served only with a hard budget of its own. Set one here, or with:"
     empty_command = (

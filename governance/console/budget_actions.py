@@ -54,7 +54,7 @@ class BudgetActions(ConsoleAdmin):
             object_id,
             RaiseForm,
             lambda budget, form: raise_limit(budget, **form.arguments(), actor=actor_of(request)),
-            title="Raise for a while",
+            title="Raise",
             explanation="Allows so much more until that moment, which the database's clock decides; then the "
             "limit is what it was, whatever runs or does not.",
         )

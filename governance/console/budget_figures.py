@@ -35,8 +35,9 @@ def with_current_period(budgets: "QuerySet[Budget]") -> "QuerySet[Any]":
         .annotate(limit_now_nanos=limit_now())
         .order_by(-(F("spent_nanos") + F("held_nanos")), "pk")
     )
-    counts = SubjectCount.objects.filter(budget_id=OuterRef("pk")).order_by("-starts_at")
+    counts = SubjectCount.objects.filter(budget_id=OuterRef("pk"), starts_at=OuterRef("current_starts_at"))
     return budgets.annotate(
+        current_starts_at=Subquery(current.values("starts_at")[:1]),
         spent_nanos=_of(current, "spent_nanos"),
         held_nanos=_of(current, "held_nanos"),
         limit_now_nanos=_of(current, "limit_now_nanos", F("limit_nanos")),
@@ -58,10 +59,15 @@ def pots_text(budget: Any) -> str:
 
 def scope_names(budgets: Iterable[Budget]) -> dict[tuple[str, str], str]:
     """{(scope, ref): name} of the teams and keys that these budgets are on; two queries."""
+    return names_of((budget.scope, budget.scope_ref) for budget in budgets)
+
+
+def names_of(references: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """{(scope, id): name} of those that are teams and keys; two queries."""
     refs: dict[str, set[str]] = {Scope.TEAM: set(), Scope.KEY: set()}
-    for budget in budgets:
-        if budget.scope in refs:
-            refs[budget.scope].add(budget.scope_ref)
+    for scope, ref in references:
+        if scope in refs and ref:
+            refs[scope].add(ref)
     teams = Team.objects.filter(pk__in=refs[Scope.TEAM]).values_list("pk", "name")
     keys = ApiKey.objects.filter(pk__in=refs[Scope.KEY]).values_list("pk", "name")
     return {

@@ -11,6 +11,7 @@ from governance.budgets.limits import find_identity, set_budget
 from governance.budgets.models import Budget, IncreaseRequest, PeriodKind, Scope, WeekDay
 from governance.budgets.subjects import TIERS
 from governance.console.fields import MomentField, UsdField, parse_percents, time_zone_choices
+from tenants.lookups import NotFound, find_key, find_team
 from tenants.models import ApiKey, Team
 from tenants.scope import tenant_scope
 
@@ -22,6 +23,9 @@ SCOPES = [
     ("tag", "Values of a tag"),
     ("session", "Sessions (Claude Code's conversations)"),
 ]
+
+
+CSRF_FIELD = "csrfmiddlewaretoken"
 
 
 class BudgetForm(ModelForm):
@@ -103,6 +107,9 @@ class BudgetForm(ModelForm):
 
     def clean(self) -> dict[str, Any]:
         data = super().clean() or {}
+        unknown = {name for name in self.data if not name.startswith("_")} - {*self.fields, CSRF_FIELD}
+        if unknown:
+            self.add_error(None, f"This form cannot set {', '.join(sorted(unknown))}; nothing was saved.")
         if self.instance.pk or self.errors:
             return data
         self._check_target(data)
@@ -168,6 +175,22 @@ def set_terms(data: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def subject_of(budget: Budget, text: str) -> str:
+    """What a person writes for a pot → what its row is kept under: of a team or key the id of its row."""
+    text = text.strip()
+    if not text or budget.scope not in (Scope.TEAM, Scope.KEY):
+        return text
+    try:
+        if budget.scope == Scope.TEAM:
+            return str(find_team(budget.tenant, text).pk)
+        key = find_key(text)
+        if key.tenant_id != budget.tenant_id:
+            raise NotFound(f"{budget.tenant.name} has no key “{text}”.")
+        return str(key.lineage_id)
+    except NotFound as error:
+        raise forms.ValidationError(str(error)) from None
+
+
 # --- Moving a limit ----------------------------------------------------------------------------------
 class ReasonForm(forms.Form):
     """Why, and of a budget on each: whose pot."""
@@ -177,7 +200,7 @@ class ReasonForm(forms.Form):
         required=False,
         max_length=512,
         widget=UnfoldAdminTextInputWidget,
-        help_text="The end user, session, key id or value; empty for calls that name none.",
+        help_text="The end user, session, value of the tag, team or key; empty for calls that name none.",
     )
     reason = forms.CharField(max_length=256, widget=UnfoldAdminTextInputWidget)
 
@@ -186,6 +209,9 @@ class ReasonForm(forms.Form):
         self.budget = budget
         if not budget.each:
             del self.fields["subject"]
+
+    def clean_subject(self) -> str:
+        return subject_of(self.budget, self.cleaned_data["subject"])
 
     def arguments(self) -> dict[str, Any]:
         """What adjustments.py and requests.py take."""
@@ -230,6 +256,15 @@ class TransferForm(AmountForm):
         self.fields["to"].queryset = (others if budget.each else others.exclude(pk=budget.pk)).order_by(  # type: ignore[attr-defined]
             "name", "pk"
         )
+
+    def clean(self) -> dict[str, Any]:
+        data = super().clean() or {}
+        if data.get("to") and data.get("to_subject"):
+            try:
+                data["to_subject"] = subject_of(data["to"], data["to_subject"])
+            except forms.ValidationError as error:
+                self.add_error("to_subject", error)
+        return data
 
     def arguments(self) -> dict[str, Any]:
         data = self.cleaned_data

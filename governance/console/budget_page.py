@@ -3,6 +3,7 @@
 from typing import Any
 from urllib.parse import urlencode
 
+from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django.http import QueryDict
 from django.urls import reverse
@@ -11,7 +12,8 @@ from governance.budgets.adjustments import active_raises
 from governance.budgets.models import Budget, IncreaseRequest, RequestState
 from governance.budgets.subjects import subject_text
 from governance.console.access import Access
-from governance.console.budget_figures import visible_budgets
+from governance.console.budget_figures import names_of, visible_budgets
+from governance.console.budget_forms import subject_of
 from governance.console.display import Bar, bar_html, when, window_text
 from governance.core.money import format_usd
 from governance.ledger.models import Adjustment, BudgetPeriod, limit_now
@@ -25,10 +27,11 @@ def budget_context(access: Access, budget: Budget, query: QueryDict) -> dict[str
     budget on each, for one subject (`subject`)."""
     subject = str(query.get("subject", "")).strip()
     rows, older = _page(_periods(budget, subject), str(query.get("before", "")), subject)
+    names = names_of((budget.scope, row.subject) for row in rows)
     return {
         "each": budget.each,
         "subject": subject,
-        "periods": [period_row(row, budget) for row in rows],
+        "periods": [period_row(row, budget, names) for row in rows],
         "older": older,
         "adjustments": adjustment_rows(access, budget),
         "raises": [
@@ -44,7 +47,10 @@ def budget_context(access: Access, budget: Budget, query: QueryDict) -> dict[str
 def _periods(budget: Budget, subject: str) -> "QuerySet[Any]":
     rows = BudgetPeriod.objects.filter(budget_id=budget.pk).annotate(limit_now_nanos=limit_now())
     if budget.each and subject:
-        rows = rows.filter(subject=subject_text(subject))
+        try:
+            rows = rows.filter(subject=subject_text(subject_of(budget, subject)))
+        except ValidationError:
+            rows = rows.none()
     return rows.order_by("-pk")
 
 
@@ -59,10 +65,10 @@ def _page(rows: "QuerySet[Any]", before: str, subject: str) -> tuple[list[Any], 
     return found[:PERIODS_SHOWN], urlencode({name: text for name, text in following.items() if text})
 
 
-def period_row(row: Any, budget: Budget) -> dict[str, Any]:
+def period_row(row: Any, budget: Budget, names: dict[tuple[str, str], str]) -> dict[str, Any]:
     return {
         "window": window_text(row.starts_at, row.ends_at, budget.time_zone),
-        "subject": row.subject or "none named",
+        "subject": names.get((budget.scope, row.subject), row.subject) or "none named",
         "limit": format_usd(row.limit_now_nanos),
         "added": format_usd(row.added_nanos) if row.added_nanos else "",
         "spent": format_usd(row.spent_nanos),

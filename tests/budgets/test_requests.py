@@ -46,7 +46,7 @@ def test_an_approval_may_top_up_raise_or_set_a_new_limit(budget: Budget) -> None
     approve(ask(budget), granted="raise", amount_nanos=7, until=until, answer="for today", actor=ADMIN)
     with platform_scope():
         (running,) = active_raises(budget)
-        events = AuditEvent.objects.filter(target_id=str(budget.pk), action="budget.ask_approve")
+        events = AuditEvent.objects.filter(tenant_id=budget.tenant_id, action="request.approve")
         assert {event.after["granted"] for event in events} == {"top_up", "limit", "raise"}
     assert (running.amount_nanos, running.actor_name) == (7, "admin")
     assert running.reason == "asked by lead: a launch"

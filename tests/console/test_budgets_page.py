@@ -83,6 +83,7 @@ def test_every_scope_and_period_can_be_set_in_the_form(
         ({"models": "claude-opsu"}, "neither a model with a price nor a tier"),
         ({"week_start": "6"}, "Only a week has a first day"),
         ({"cap": "5"}, "Only a budget on each subject has a cap"),
+        ({"budget": "12", "limit": "1"}, "This form cannot set budget, limit"),
     ],
 )
 def test_a_combination_that_cannot_be_is_one_clear_sentence(
@@ -222,6 +223,26 @@ def test_the_pots_of_an_each_budget_are_paged_and_found(alice: House) -> None:
 def test_the_cap_of_an_each_budget_can_be_changed(alice: House) -> None:
     budget, client = each_user(alice), browser(alice.person("admin"))
     change = {"limit_usd": "1", "name": "Each", "alerts": "", "cap": "12"}
+    fixed = client.post(page_of(budget), change | {"period": "day"})
+    assert "This form cannot set period" in errors_in(fixed.content.decode())
     assert client.post(page_of(budget), change).status_code == 302
     budget.refresh_from_db()
     assert (budget.subjects_max, budget.each, budget.scope_ref) == (12, True, "")
+
+
+def test_the_pots_of_keys_and_teams_go_by_their_names(alice: House, bob: House) -> None:
+    with platform_scope():
+        budget = set_budget(alice.tenant, scope="key", each=True, period="day", limit_nanos=1_000_000_000)
+    client, key = browser(alice.person("admin")), alice.key.key
+    form = {"amount_usd": "5", "reason": "launch"}
+    assert client.post(page_of(budget, "top-up"), form | {"subject": key.public_id}).status_code == 302
+    row = BudgetPeriod._base_manager.get(budget_id=budget.pk)
+    assert row.subject == str(key.lineage_id)
+    html = client.get(f"{page_of(budget)}?subject={key.public_id}").content.decode()
+    assert f"<td>{key.name}</td>" in html
+    for stranger in (bob.key.key.public_id, "nonsense"):
+        answer = client.post(page_of(budget, "top-up"), form | {"subject": stranger})
+        assert answer.status_code == 200
+        assert "No key has the id" in errors_in(answer.content.decode())
+        assert bob.key.key.name not in answer.content.decode()
+    assert BudgetPeriod._base_manager.filter(budget_id=budget.pk).count() == 1
