@@ -3,8 +3,11 @@
 import json
 from pathlib import Path
 
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
+
 from governance.core.ids import uuid7
 from governance.gateway.logs import REDACTED, redact
+from governance.gateway.metrics import Distribution
 from tests.gateway.asking import ASK, post, script
 from tests.harness import Account, Stack, start_stack, wait_until
 
@@ -45,6 +48,24 @@ def test_readiness_says_what_is_wrong(stack: Stack) -> None:
     status, body = stack.workers[0].get("/readyz")
     assert (status, json.loads(body)) == (200, {"ready": True, "trouble": []})
     assert stack.workers[0].get("/livez") == (200, "alive\n")
+
+
+def test_values_counted_here_are_what_prometheus_would_have_observed() -> None:
+    here, there = CollectorRegistry(), CollectorRegistry()
+    ours = Distribution("seen", "Values.", (0.5, 1, 2), here)
+    theirs = Histogram("seen", "Values.", buckets=(0.5, 1, 2), registry=there)
+    for value in (0, 0.5, 0.50001, 1, 1.5, 2, 3, 1e9):
+        ours.add(value)
+        theirs.observe(value)
+    ours.publish()
+    ours.publish()
+
+    def samples(registry: CollectorRegistry) -> list[str]:
+        lines = generate_latest(registry).decode().splitlines()
+        return [line for line in lines if not line.startswith(("#", "seen_created"))]
+
+    assert samples(here) == samples(there)
+    assert len(samples(here)) == 6
 
 
 def test_logs_never_show_a_key(account: Account) -> None:
