@@ -93,7 +93,7 @@ async def _run_case(
         script = {**SCRIPT, **dict(POINTS[case.point].script)}
         case.reply = await tagged_call(session, worker.url, case.account.key, case.mode, case.name, script)
         case.fired = await _fires(report)
-        if case.action == "raise":
+        if case.action != "kill":
             for _ in range(int(SETTLE_SECONDS / 0.05)):
                 case.held_while_alive = len(open_holds(owner, [case.account.tenant.pk]))
                 if not case.held_while_alive or not worker.alive:
@@ -128,13 +128,16 @@ async def tagged_call(
         return Reply(0, b"", {})
 
 
-def gather_evidence(cases: Sequence[Case], owner: psycopg.Connection[Any], stack: Stack) -> None:
-    """Read what each case left in the ledger and on the bill."""
+def gather_evidence(
+    cases: Sequence[Case], owner: psycopg.Connection[Any], stack: Stack, names: Sequence[str] = ()
+) -> None:
+    """Read what each case left in the ledger and on the bill; `names`: of its calls, where not its own."""
     lines: dict[str, list[dict[str, Any]]] = {}
     for line in stack.bill():
         lines.setdefault(line["script_id"], []).append(line)
     for case in cases:
-        case.evidence = collect(owner, [case.account.tenant.pk], lines.get(case.name, ()))
+        bill = [line for name in names or (case.name,) for line in lines.get(name, ())]
+        case.evidence = collect(owner, [case.account.tenant.pk], bill)
 
 
 def open_holds(owner: psycopg.Connection[Any], tenant_ids: Sequence[int]) -> list[Any]:

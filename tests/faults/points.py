@@ -7,20 +7,23 @@ that a point follows the code by name: a function that was renamed fails `instal
 with it.
 
 `kill` is SIGKILL to itself: no handler runs, no buffer is flushed. `raise` is an exception nobody expects.
-Each fires once. Before it does, it appends its name to a file, so that a test knows that it came that far.
+`lose` cuts the line to PostgreSQL after a batch was sent and written, before its answer is read. Each fires
+once. Before it does, it appends its name to a file, so that a test knows that it came that far.
 """
 
 import functools
 import importlib
 import inspect
 import os
+import select
 import signal
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-type Action = Literal["kill", "raise"]
+type Action = Literal["kill", "raise", "lose"]
 type Ledger = Literal["nothing", "full_hold", "bounded", "exact", "void"]
 
 _on_the_wire: set[bytes] = set()
@@ -45,6 +48,7 @@ class Point:
     billed: bool
     killed: tuple[Ledger, ...]
     raised: tuple[Ledger, ...]
+    lost: tuple[Ledger, ...] = ()
     modes: tuple[str, ...] = ("json", "stream")
     when: Callable[..., bool] = lambda *_: True
     pause_seconds: float = 0.0
@@ -76,7 +80,7 @@ def _event(name: str) -> Point:
     mark = f"event: {name}\n".encode()
     return Point(
         "governance.gateway.sse:StreamTap.feed", "after", 4, True, ("full_hold",),
-        ("full_hold", "bounded", "exact"), ("stream",), when=lambda _, chunk: mark in chunk,
+        ("full_hold", "bounded", "exact"), modes=("stream",), when=lambda _, chunk: mark in chunk,
     )  # fmt: skip
 
 
@@ -94,6 +98,7 @@ POINTS: dict[str, Point] = {
     ),
     "hold.sent": Point(
         f"{_DESK}.wire:_answers", "before", 1, False, ("nothing", "full_hold"), ("nothing", "full_hold"),
+        ("void",),
         when=_sending(b"admit"),
     ),
     "hold.after_commit": Point(f"{_DESK}.desk:write", "after", 2, False, _FULL, _FULL, when=_holds),
@@ -132,6 +137,7 @@ POINTS: dict[str, Point] = {
     ),
     "settle.sent": Point(
         f"{_DESK}.wire:_answers", "before", 6, True, ("full_hold", "exact"), ("full_hold", "exact"),
+        ("exact",),
         when=_sending(b"settle"),
     ),
     "settle.after_commit": Point(f"{_DESK}.desk:write", "after", 6, True, _EXACT, _EXACT, when=_settlements),
@@ -153,18 +159,24 @@ def install(name: str, action: Action, report: str) -> None:
     point = (POINTS | SWEEP_POINTS)[name]
     left = [1]
 
-    def fire() -> None:
+    def fire(*arguments: Any) -> None:
         if not left:
             return
         left.clear()
-        if point.pause_seconds:
-            time.sleep(point.pause_seconds)  # what was written leaves and arrives
+        if point.pause_seconds or action == "lose":
+            time.sleep(point.pause_seconds or 0.1)  # what was written leaves and arrives
         file = os.open(report, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.write(file, f"{name}\n".encode())
         os.close(file)
         if action == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
-        raise InjectedFault(name)
+        if action == "raise":
+            raise InjectedFault(name)
+        [connection] = arguments
+        with socket.socket(fileno=os.dup(connection.socket)) as line:
+            while select.select([line], [], [], 0)[0] and line.recv(1 << 16):
+                pass  # the answer has arrived, and nobody hears it
+            line.shutdown(socket.SHUT_RDWR)
 
     if point.where.endswith("wire:_answers"):
         _watch_the_wire()
@@ -182,14 +194,14 @@ def find(where: str) -> tuple[Any, str, Callable[..., Any]]:
     return owner, attribute, getattr(owner, attribute)
 
 
-def _wrapped(original: Callable[..., Any], point: Point, fire: Callable[[], None]) -> Callable[..., Any]:
+def _wrapped(original: Callable[..., Any], point: Point, fire: Callable[..., None]) -> Callable[..., Any]:
     if inspect.iscoroutinefunction(original):
 
         @functools.wraps(original)
         async def call_async(*arguments: Any, **named: Any) -> Any:
             due = point.when(*arguments)
             if due and point.side == "before":
-                fire()
+                fire(*arguments)
             result = await original(*arguments, **named)
             if due and point.side == "after":
                 fire()
@@ -201,7 +213,7 @@ def _wrapped(original: Callable[..., Any], point: Point, fire: Callable[[], None
     def call(*arguments: Any, **named: Any) -> Any:
         due = point.when(*arguments)
         if due and point.side == "before":
-            fire()
+            fire(*arguments)
         result = original(*arguments, **named)
         if due and point.side == "after":
             fire()

@@ -23,7 +23,8 @@ from tests.faults.warm import WarmWorkers, Worker, warm_workers
 from tests.promise.cluster import PROJECT, Cluster, cluster
 from tests.soak.load import CALLERS, Load
 
-HEARTBEAT_SECONDS, STALE_SECONDS = "0.5", "4"
+HEARTBEAT_SECONDS, STALE_SECONDS = "0.3", "1.5"
+"""A worker sweeps only once it has lived that long itself, and here none lives for many seconds."""
 LOAD = (
     f"{CALLERS} callers, half streams, 4 budgets a call; lease heartbeat {HEARTBEAT_SECONDS} s, stale after "
     f"{STALE_SECONDS} s (as shipped: 5 s and 30 s); fsync on"
