@@ -112,6 +112,7 @@ def issue_key(
     required_tags: Sequence[str] = (),
     allowed_models: Sequence[str] = (),
     max_output_tokens: int | None = None,
+    hold_wait_seconds: int = 10,
     unbounded_allowed: bool = False,
     actor: Actor | None = None,
 ) -> IssuedKey:
@@ -128,6 +129,7 @@ def issue_key(
         required_tags=list(required_tags),
         allowed_models=list(allowed_models),
         max_output_tokens=max_output_tokens,
+        hold_wait_seconds=hold_wait_seconds,
         unbounded_allowed=unbounded_allowed,
     )
     if team is not None and team.tenant_id != tenant.pk:
@@ -145,6 +147,7 @@ CHANGEABLE_SETTINGS = (
     "required_tags",
     "allowed_models",
     "max_output_tokens",
+    "hold_wait_seconds",
     "unbounded_allowed",
 )
 
@@ -226,6 +229,7 @@ def key_facts(key: ApiKey) -> dict[str, object]:
         "required_tags": key.required_tags,
         "allowed_models": key.allowed_models,
         "max_output_tokens": key.max_output_tokens,
+        "hold_wait_seconds": key.hold_wait_seconds,
         "unbounded_allowed": key.unbounded_allowed,
     }
 

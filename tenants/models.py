@@ -191,6 +191,12 @@ class ApiKey(models.Model):
     max_output_tokens = models.PositiveIntegerField(
         null=True, blank=True, help_text="The largest max_tokens that a call may ask for; keeps holds small."
     )
+    hold_wait_seconds = models.PositiveSmallIntegerField(
+        default=10,
+        db_default=10,
+        help_text="How long a call waits, in order of arrival, for room that calls in flight will leave in a "
+        "budget; 0 refuses at once.",
+    )
     unbounded_allowed = models.BooleanField(
         default=False,
         help_text="Let calls pass whose worst case has no bound. Such calls can overspend a hard budget.",
@@ -214,6 +220,9 @@ class ApiKey(models.Model):
             ),
             models.CheckConstraint(
                 condition=Q(max_output_tokens=None) | Q(max_output_tokens__gte=1), name="apikey_output_cap"
+            ),
+            models.CheckConstraint(
+                condition=Q(hold_wait_seconds__gte=0, hold_wait_seconds__lte=300), name="apikey_hold_wait"
             ),
             models.CheckConstraint(
                 condition=_sql_rule(

@@ -12,70 +12,111 @@ from governance.core.clock import utcnow
 from governance.core.ids import uuid7
 from governance.core.money import format_usd
 from governance.core.periods import Period
-from governance.desk.items import Claimed, DeskUnavailable, Figures, Held, PlaceHold
+from governance.desk.batch import Answer
+from governance.desk.items import (
+    WILL_NOT_WAIT,
+    WOULD_WAIT,
+    Claimed,
+    DeskUnavailable,
+    Held,
+    PlaceHold,
+    Refused,
+)
 from governance.desk.memo import make_memo
 from governance.gateway import errors
 from governance.gateway.attempt import Attempt
+from governance.gateway.body import ClientLeft
 from governance.gateway.callers import legs_of
 from governance.gateway.charging import Promise
 from governance.gateway.errors import DO_NOT_RETRY, CallRefused, Refusal, retry_after
 from governance.gateway.exchange import Exchange
 from governance.gateway.idempotency import KeyTaken
 from governance.gateway.responses import Headers
+from governance.gateway.waiting import wait_for_room
 
 PERIOD_TRIES_MAX = 3
 """A period may end while a call is being admitted, by a database clock that is not ours."""
-HELD_RETRY_SECONDS = 2
+HELD_RETRY_SECONDS, WAITED_RETRY_SECONDS = 2, 5
+"""Who has waited in vain should not be the first in the queue again at once."""
 
 
 async def hold(exchange: Exchange, promise: Promise) -> Attempt:
     """Place the hold; when this returns, the call may go upstream. CallRefused otherwise, or KeyTaken
     when another call was made under its Idempotency-Key."""
-    gateway, key = exchange.gateway, exchange.key
-    if not key.tenant.has_wall:
-        raise errors.forbidden(
-            "no_budget",
-            f"{key.tenant.name} has no hard budget, so nothing may be spent. An administrator can set one: "
-            "manage.py set_budget --scope tenant.",
-        )
-    if gateway.desk.unsettled > gateway.limits.settle_backlog_max:
-        raise CallRefused(errors.BACKLOG_FULL)
     memo = _memo(exchange, promise)
-    legs = legs_of(exchange)
-    for _ in range(PERIOD_TRIES_MAX):
+    since = WOULD_WAIT if exchange.key.hold_wait_seconds else WILL_NOT_WAIT
+    tries = 0
+    while tries < PERIOD_TRIES_MAX:
+        _check_spending_is_possible(exchange)
+        legs = legs_of(exchange)
         rows = await _period_rows(exchange, legs)
         period_ids = tuple([row.id for row in rows])
         order = PlaceHold(
             uuid7(),
-            key.tenant.id,
+            exchange.key.tenant.id,
             period_ids,
             promise.held_nanos,
             promise.book.version,
             memo,
+            waiting_since=since,
             claim=exchange.claim,
         )
-        try:
-            answer = await gateway.desk.place_hold(order)
-        except DeskUnavailable:
-            raise CallRefused(errors.LEDGER_UNAVAILABLE) from None
+        answer = await _place(exchange, order)
         if isinstance(answer, Held):
             exchange.held_ms = exchange.elapsed_ms()
             return Attempt(exchange, answer, period_ids, promise)
         if isinstance(answer, Claimed):
             raise KeyTaken(answer)
+        if isinstance(answer, int):  # settings changed while it waited, perhaps which budgets cover it
+            since = answer
+            continue
         refusing = period_ids.index(answer.period_id)
         if not answer.closed:
-            leg, row = legs[refusing], rows[refusing]
-            exchange.decision["refused"] = {
-                "budget_id": leg.budget.id,
-                "subject": leg.subject,
-                "period_id": answer.period_id,
-                **asdict(answer.figures),
-                "needed_nanos": promise.held_nanos,
-            }
-            raise CallRefused(budget_refusal(answer.figures, leg, row.period, promise.held_nanos, utcnow()))
-        gateway.periods.forget(rows[refusing])
+            raise _refused(exchange, answer, legs[refusing], rows[refusing], promise.held_nanos)
+        exchange.gateway.periods.forget(rows[refusing])
+        since = answer.since if since != WILL_NOT_WAIT else since
+        tries += 1
     raise CallRefused(errors.LEDGER_UNAVAILABLE)
+
+
+def _check_spending_is_possible(exchange: Exchange) -> None:
+    gateway, tenant = exchange.gateway, exchange.key.tenant
+    if not tenant.has_wall:
+        raise errors.forbidden(
+            "no_budget",
+            f"{tenant.name} has no hard budget, so nothing may be spent. An administrator can set one: "
+            "manage.py set_budget --scope tenant.",
+        )
+    if gateway.desk.unsettled > gateway.limits.settle_backlog_max:
+        raise CallRefused(errors.BACKLOG_FULL)
+
+
+async def _place(exchange: Exchange, order: PlaceHold) -> Answer | int:
+    """The desk's answer, after waiting for room where that helps. A number: place it again, waiting since."""
+    try:
+        answer = await exchange.gateway.desk.place_hold(order)
+        if isinstance(answer, Refused) and order.waiting_since != WILL_NOT_WAIT:
+            if answer.fits_later(order.amount_nanos):
+                return await wait_for_room(exchange, order, answer)
+        return answer
+    except DeskUnavailable:
+        raise CallRefused(errors.LEDGER_UNAVAILABLE) from None
+    except ClientLeft:
+        exchange.gateway.record_departure(exchange)
+        raise
+
+
+def _refused(exchange: Exchange, answer: Refused, leg: Leg, row: PeriodRow, needed_nanos: int) -> CallRefused:
+    exchange.decision["refused"] = {
+        "budget_id": leg.budget.id,
+        "subject": leg.subject,
+        "period_id": answer.period_id,
+        **asdict(answer.figures),
+        "needed_nanos": needed_nanos,
+        "ahead_nanos": answer.ahead_nanos,
+    }
+    waited_ms = exchange.decision.get("waited_ms", 0)
+    return CallRefused(budget_refusal(answer, leg, row.period, needed_nanos, utcnow(), waited_ms))
 
 
 async def _period_rows(exchange: Exchange, legs: tuple[Leg, ...]) -> tuple[PeriodRow, ...]:
@@ -113,27 +154,22 @@ def _memo(exchange: Exchange, promise: Promise) -> str:
     )
 
 
-def budget_refusal(row: Figures, leg: Leg, period: Period, needed_nanos: int, now: datetime) -> Refusal:
+def budget_refusal(
+    answer: Refused, leg: Leg, period: Period, needed_nanos: int, now: datetime, waited_ms: int = 0
+) -> Refusal:
     """A 429 in the shape that Claude Code shows verbatim. All figures are of one locked read.
 
     `budget_held`: it will fit when calls in flight have ended. `budget_exhausted`: not in this period.
     """
+    row = answer.figures
     figures = (
         f"This call could cost up to {format_usd(needed_nanos)}; the budget “{leg.title[:120]}” has "
         f"{format_usd(max(row.left_nanos, 0))} left of {format_usd(row.limit_nanos)} "
         f"({format_usd(row.spent_nanos)} spent, {format_usd(row.held_nanos)} held for calls in "
         "flight). "
     )
-    if needed_nanos <= row.limit_nanos - row.spent_nanos:
-        return Refusal(
-            429,
-            "billing_error",
-            "budget_held",
-            figures
-            + "It will fit once calls in flight have ended: try again in a few seconds, or ask for fewer "
-            "max_tokens.",
-            retry_after(HELD_RETRY_SECONDS),
-        )
+    if answer.fits_later(needed_nanos):
+        return _held_refusal(figures, answer.ahead_nanos, waited_ms)
     when = _when_it_resets(leg, period)
     advice = (
         "Ask for fewer max_tokens or a cheaper model, or ask your administrator for a higher limit."
@@ -146,6 +182,20 @@ def budget_refusal(row: Figures, leg: Leg, period: Period, needed_nanos: int, no
         "budget_exhausted",
         figures + when + advice,
         _exhausted_headers(leg, period, now),
+    )
+
+
+def _held_refusal(figures: str, ahead_nanos: int, waited_ms: int) -> Refusal:
+    """It will fit later. `ahead_nanos` are kept for calls that came earlier and wait too."""
+    ahead = f"{format_usd(ahead_nanos)} of that is kept for calls that wait longer. " if ahead_nanos else ""
+    waited = f"It waited {waited_ms / 1000:.1f} s for that. " if waited_ms else ""
+    return Refusal(
+        429,
+        "billing_error",
+        "budget_held",
+        f"{figures}{ahead}It will fit once calls in flight have ended. {waited}"
+        "Please try again in a few seconds, or ask for fewer max_tokens.",
+        retry_after(WAITED_RETRY_SECONDS if waited_ms else HELD_RETRY_SECONDS),
     )
 
 

@@ -167,6 +167,14 @@ USAGE_BUSY = Refusal(
     "Too many callers ask for their usage at the moment. Try again in a second.",
     retry_after(1),
 )
+TOO_MANY_WAIT = Refusal(
+    429,
+    "rate_limit_error",
+    "too_many_wait",
+    "So many calls wait for room in a budget already that this one may not: they will get in when calls in "
+    "flight have ended. Try again in a few seconds.",
+    retry_after(5),
+)
 NO_UPSTREAM_CREDENTIAL = Refusal(
     503,
     "api_error",

@@ -88,6 +88,8 @@ class Gateway:
             on_fatal=_exit_worker,
             transaction_timeout_seconds=settings.DESK_TRANSACTION_TIMEOUT_SECONDS,
             lock_timeout_seconds=settings.DESK_LOCK_TIMEOUT_SECONDS,
+            waiters_max=settings.GATEWAY_WAITERS_MAX,
+            waiters_of_tenant_max=settings.GATEWAY_WAITERS_PER_TENANT_MAX,
         )
         return cls(
             desk=desk,
@@ -159,6 +161,10 @@ class Gateway:
         self.metrics.calls[call.outcome, call.reason] += 1
         self._watch(self.desk.record(call))
 
+    def record_departure(self, exchange: Exchange) -> None:
+        """A caller left while it waited and nothing was held; asgi.py counts it."""
+        self._watch(self.desk.record(call_record.of_call(exchange, Outcome.CUT, 499, "left_waiting")))
+
     def settle(self, settlement: Settlement, call: CallRecord) -> None:
         """Put the call's settlement on the desk, and count it."""
         self._watch(self.desk.settle(settlement))
@@ -187,6 +193,7 @@ class Gateway:
         return {
             "desk_queue": self.desk.queue_depth,
             "desk_unsettled": self.desk.unsettled,
+            "hold_waiters": self.desk.waiters,
             "desk_batch_size": self.desk.newest_batch_size,
             "call_records_dropped": self.desk.records_dropped,
             "desk_healthy": float(self.desk.healthy),

@@ -24,6 +24,7 @@ GAUGES: tuple[tuple[str, Literal["livemostrecent", "livesum", "livemax"], str], 
     ("oldest_hold_seconds", "livemostrecent", "Age of the oldest open hold, over all workers."),
     ("desk_queue", "livesum", "Items that wait for the desk."),
     ("desk_unsettled", "livesum", "Settlements that are not durable yet."),
+    ("hold_waiters", "livesum", "Calls that wait for room in a budget."),
     ("desk_batch_size", "livemax", "Items in the desk's newest batch; the largest over workers."),
     ("call_records_dropped", "livesum", "Refusals that an outage was too long to remember."),
     ("desk_healthy", "livesum", "Workers whose desk can admit calls."),
@@ -86,6 +87,12 @@ class Metrics:
             BOUND_USED_BOUNDS,
             registry,
         )
+        self._waits = Distribution(
+            "exchequer_hold_wait_seconds",
+            "How long calls waited for room in a budget, those that waited at all.",
+            LATENCY_BOUNDS_SECONDS,
+            registry,
+        )
         self._gauges = {
             name: Gauge(f"exchequer_{name}", text, multiprocess_mode=mode, registry=registry)
             for name, mode, text in GAUGES
@@ -97,6 +104,10 @@ class Metrics:
     def bound_used(self, ratio: float) -> None:
         self._bound_used.add(ratio)
 
+    def waited(self, seconds: float) -> None:
+        """A call waited for room, in vain or not."""
+        self._waits.add(seconds)
+
     def publish(self, gauges: Mapping[str, float]) -> None:
         """Hand over what was counted since the last time, and the gauges' present values."""
         for labels, total in self.calls.items():
@@ -105,6 +116,7 @@ class Metrics:
                 self._sent[labels] = total
         self._upstream.publish()
         self._bound_used.publish()
+        self._waits.publish()
         for name, value in gauges.items():
             self._gauges[name].set(value)
 

@@ -51,7 +51,8 @@ LOOKUPS_AT_ONCE_MAX = 256
 
 LOAD_KEY = """
 SELECT id, public_id, tenant_id, team_id, digest, pepper_id, expires_at, revoked_at, default_tags,
-       required_tags, allowed_models, max_output_tokens, unbounded_allowed, lineage_id
+       required_tags, allowed_models, max_output_tokens, unbounded_allowed, lineage_id,
+       hold_wait_seconds
 FROM tenants_apikey WHERE public_id = %s
 """
 LOAD_NEW_IDS = """
@@ -114,6 +115,7 @@ class KeySnapshot:
     required_tags: tuple[str, ...]
     allowed_models: frozenset[str]
     max_output_tokens: int | None
+    hold_wait_seconds: int
     unbounded_allowed: bool
     coverage: Coverage
     is_authenticated: bool = True
@@ -374,6 +376,7 @@ def _compile_key(row: tuple[Any, ...], tenant: TenantSnapshot) -> KeySnapshot:
         cap,
         unbounded,
         lineage_id,
+        hold_wait_seconds,
     ) = row
     return KeySnapshot(
         id=key_id,
@@ -390,6 +393,7 @@ def _compile_key(row: tuple[Any, ...], tenant: TenantSnapshot) -> KeySnapshot:
         required_tags=tuple(required),
         allowed_models=frozenset(models),
         max_output_tokens=cap,
+        hold_wait_seconds=hold_wait_seconds,
         unbounded_allowed=unbounded,
         coverage=covering(tenant.budgets, team_id=team_id, key_id=lineage_id),
     )

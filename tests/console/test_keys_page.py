@@ -26,6 +26,7 @@ def issue_form(house: House, **changes: object) -> dict[str, object]:
         "required_tags": "feature,endpoint",
         "allowed_models": "claude-haiku-5-5",
         "max_output_tokens": 4096,
+        "hold_wait_seconds": 25,
     } | changes
 
 
@@ -47,9 +48,10 @@ def test_a_new_keys_text_is_shown_once_and_kept_nowhere(
         {"feature": "search", "endpoint": "faq"},
         ["feature", "endpoint"],
     )
-    assert (key.allowed_models, key.max_output_tokens, key.unbounded_allowed) == (
+    assert (key.allowed_models, key.max_output_tokens, key.hold_wait_seconds, key.unbounded_allowed) == (
         ["claude-haiku-5-5"],
         4096,
+        25,
         False,
     )
     assert "no-store" in shown.headers["cache-control"]

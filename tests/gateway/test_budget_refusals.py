@@ -48,7 +48,7 @@ def test_no_sdk_retries_an_exhausted_budget_or_sleeps_until_it_resets(stack: Sta
 
 
 def test_the_sdk_comes_back_to_a_held_budget_and_is_served(stack: Stack) -> None:
-    account = make_tenant("0.003")
+    account = make_tenant("0.003", hold_wait_seconds=0)
     ask = {**ASK, "max_tokens": 200}
     slow = threading.Thread(
         target=post, args=(stack, account, ask), kwargs={"headers": script(latency_ms=1500)}
@@ -63,7 +63,7 @@ def test_the_sdk_comes_back_to_a_held_budget_and_is_served(stack: Stack) -> None
 
 
 def test_a_budget_that_is_only_held_asks_to_come_back(stack: Stack) -> None:
-    account = make_tenant("0.003")
+    account = make_tenant("0.003", hold_wait_seconds=0)
     ask = {**ASK, "max_tokens": 200}
     slow = threading.Thread(
         target=post, args=(stack, account, ask), kwargs={"headers": script(latency_ms=1500)}

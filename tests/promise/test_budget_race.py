@@ -89,7 +89,8 @@ class Storm:
         assert len(refused) == expected
         for one in refused:
             figures = one.decision["refused"]
-            assert figures["spent_nanos"] + figures["held_nanos"] + BOUND_NANOS > figures["limit_nanos"]
+            taken = figures["spent_nanos"] + figures["held_nanos"] + figures["ahead_nanos"]
+            assert taken + BOUND_NANOS > figures["limit_nanos"]
         for reply in replies:
             if reply.status == 429:
                 assert reply.error["type"] == "billing_error"

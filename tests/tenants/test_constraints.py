@@ -22,6 +22,7 @@ BAD_KEYS = {
     "public_id": ["short", "exq_0123", "né345678", "a b c d "],
     "digest": [b"", b"x" * 31, b"x" * 33],
     "max_output_tokens": [0, -1],
+    "hold_wait_seconds": [-1, 301],
     "revoked_reason": ["revoked without a time"],
     "name": ["", "nul-like\u0001"],
     "default_tags": [

@@ -20,6 +20,15 @@ class Command(PlatformCommand):
         parser.add_argument("--name", required=True, help="what the key is for")
         parser.add_argument("--team", help="slug or name")
         parser.add_argument("--expires-days", type=float, help="refuse the key after so many days")
+        parser.add_argument(
+            "--hold-wait-seconds",
+            type=int,
+            default=10,
+            help="how long a call waits for room in a budget; 0: not",
+        )
+        parser.add_argument(
+            "--max-output-tokens", type=int, help="the largest max_tokens that a call may ask"
+        )
         parser.add_argument("--json", action="store_true", help='print {"id": …, "key": …}')
 
     def work(self, **options: Any) -> str:
@@ -30,6 +39,8 @@ class Command(PlatformCommand):
             options["name"],
             team=find_team(tenant, options["team"]) if options["team"] else None,
             expires_at=utcnow() + timedelta(days=days) if days is not None else None,
+            max_output_tokens=options["max_output_tokens"],
+            hold_wait_seconds=options["hold_wait_seconds"],
             actor=self.actor,
         )
         if options["json"]:

@@ -1,0 +1,86 @@
+"""A call that waits for room in a budget: how long it may, and what ends it before its time.
+
+The order is the desk's business (desk/room.py). Here it is decided that somebody still waits for the answer
+and still may have it: a caller who leaves is dequeued, and a key that is revoked or paused ends the wait.
+"""
+
+import asyncio
+from time import monotonic
+
+from governance.desk.batch import Answer
+from governance.desk.items import PlaceHold, Refused
+from governance.desk.room import RoomFull
+from governance.gateway import errors
+from governance.gateway.authentication import check_again, check_pauses
+from governance.gateway.body import ClientLeft
+from governance.gateway.errors import CallRefused
+from governance.gateway.exchange import Exchange
+
+LOOK_SECONDS = 0.4
+"""Between two looks at the key: with the comparison of versions, a second at most."""
+CLIENT_SHARE = 0.5
+"""Of the time that the client itself waits for a reply; the rest is for the reply."""
+_CLIENT_TIMEOUT = "x-stainless-timeout"
+
+
+def seconds_left(exchange: Exchange) -> float:
+    """How long this call may wait from now on: as its key says, within half of the client's own time-out."""
+    passed = monotonic() - exchange.started_monotonic
+    seconds = exchange.key.hold_wait_seconds - _waited_ms(exchange) / 1000
+    client_seconds = _client_seconds(exchange)
+    if client_seconds is not None:
+        seconds = min(seconds, client_seconds * CLIENT_SHARE - passed)
+    return seconds
+
+
+async def wait_for_room(exchange: Exchange, order: PlaceHold, refused: Refused) -> Answer | int:
+    """The desk's last word. When the tenant's settings changed: the place in the queue (`waiting_since`) that
+    the hold is to be placed again with.
+
+    CallRefused when the call may not be made any more, ClientLeft when nobody waits for it.
+    """
+    seconds = seconds_left(exchange)
+    if seconds <= 0:
+        return refused
+    desk = exchange.gateway.desk
+    exchange.decision.setdefault("queue_position", desk.waiters_before(refused.period_id) + 1)
+    before, key = _waited_ms(exchange), exchange.key
+    began = monotonic()
+    waiting = asyncio.ensure_future(desk.wait_for_room(order, refused, seconds))
+    leaving = asyncio.ensure_future(exchange.receive())
+    try:
+        while True:
+            await asyncio.wait((waiting, leaving), timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            if waiting.done():
+                return waiting.result()
+            if leaving.done():
+                raise ClientLeft
+            now = await check_again(key, exchange.inbound.credentials, exchange.gateway.store)
+            check_pauses(now.pauses, exchange.tags)
+            if now is not key:
+                exchange.key = now
+                return refused.since
+    except RoomFull:
+        raise CallRefused(errors.TOO_MANY_WAIT) from None
+    finally:
+        waiting.cancel()  # a hold that came in this very moment is voided by the desk
+        leaving.cancel()
+        waited = monotonic() - began
+        exchange.decision["waited_ms"] = before + int(waited * 1000)
+        exchange.gateway.metrics.waited(waited)
+
+
+def _waited_ms(exchange: Exchange) -> int:
+    waited: int = exchange.decision.get("waited_ms", 0)
+    return waited
+
+
+def _client_seconds(exchange: Exchange) -> float | None:
+    """What the SDK says of its own time-out."""
+    for name, value in exchange.inbound.forward:
+        if name == _CLIENT_TIMEOUT:
+            try:
+                return max(0.0, float(value))
+            except ValueError:
+                return None
+    return None
