@@ -121,7 +121,7 @@ def test_the_first_concurrent_calls_of_an_unknown_end_user_stay_within_the_allow
     two_workers: Stack, one_hold: int
 ) -> None:
     """cases A3: the default budget applies before the end user's row exists."""
-    account = make_tenant()
+    account = make_tenant(hold_wait_seconds=0)
     budget = limit(account, "end_user", each=True, limit_nanos=3 * one_hold)
     slow = ALL_OUTPUT | script(latency_ms=800, usage={"input_tokens": 10, "output_tokens": 64})
     with ThreadPoolExecutor(40) as pool:
