@@ -95,9 +95,9 @@ async def _place(exchange: Exchange, order: PlaceHold) -> Answer | int:
     """The desk's answer, after waiting for room where that helps. A number: place it again, waiting since."""
     try:
         answer = await exchange.gateway.desk.place_hold(order)
-        if isinstance(answer, Refused) and order.waiting_since != WILL_NOT_WAIT:
-            if answer.fits_later(order.amount_nanos):
-                return await wait_for_room(exchange, order, answer)
+        may_wait = order.waiting_since != WILL_NOT_WAIT
+        if isinstance(answer, Refused) and may_wait and answer.fits_later(order.amount_nanos):
+            return await wait_for_room(exchange, order, answer)
         return answer
     except DeskUnavailable:
         raise CallRefused(errors.LEDGER_UNAVAILABLE) from None
