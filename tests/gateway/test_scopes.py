@@ -123,7 +123,7 @@ def test_the_first_concurrent_calls_of_an_unknown_end_user_stay_within_the_allow
     """cases A3: the default budget applies before the end user's row exists."""
     account = make_tenant(hold_wait_seconds=0)
     budget = limit(account, "end_user", each=True, limit_nanos=3 * one_hold)
-    slow = ALL_OUTPUT | script(latency_ms=800, usage={"input_tokens": 10, "output_tokens": 64})
+    slow = ALL_OUTPUT | script(latency_ms=3000, usage={"input_tokens": 10, "output_tokens": 64})
     with ThreadPoolExecutor(40) as pool:
         answers = list(
             pool.map(lambda i: ask(two_workers, account, "new", worker=i % 2, headers=slow), range(40))
