@@ -100,6 +100,7 @@ INSTALLED_APPS = [
     "governance.calls",
     "governance.desk",
     "governance.budgets",
+    "governance.limits",
     "governance.gateway",
     "governance.console",
     "governance.ops",

@@ -6,6 +6,7 @@ from governance.console import (  # noqa: F401  importing registers
     admin_calls,
     admin_credentials,
     admin_keys,
+    admin_limits,
     admin_pauses,
     admin_prices,
     admin_requests,

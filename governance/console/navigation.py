@@ -17,6 +17,7 @@ PAGES: dict[str, list[tuple[str, str, str]]] = {
     ],
     "Access": [
         ("API keys", "key", "admin:tenants_apikey_changelist"),
+        ("Call limits", "speed", "admin:limits_calllimit_changelist"),
         ("Pauses", "pause_circle", "admin:tenants_pause_changelist"),
         ("Teams", "groups", "admin:tenants_team_changelist"),
         ("Members", "badge", "admin:tenants_membership_changelist"),

@@ -94,6 +94,8 @@ class Attempt:
             call,
         )
         self.resolved = True
+        if self.exchange.taken is not None:
+            self.exchange.taken.close(charge.passes)
         for model in charge.unknown_models:
             gateway.alerts.unknown("model", model[:128], self.exchange.key.tenant.id)
         if charge.basis is Basis.EXACT and self.promise.bound_nanos:
@@ -131,6 +133,8 @@ class Attempt:
             call,
         )
         self.resolved = True
+        if self.exchange.taken is not None:
+            self.exchange.taken.close()
 
     def settling(self, settle: Callable[[], None]) -> Callable[[], None]:
         """`settle`; should it fail, the whole hold is charged: nobody else would, while this worker lives."""

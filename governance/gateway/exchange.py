@@ -20,6 +20,7 @@ from governance.gateway.user_id import TEXT_LENGTH_MAX, end_user_of, session_of
 
 if TYPE_CHECKING:
     from governance.gateway.gateway import Gateway
+    from governance.gateway.rate_limits import Taken
 
 
 class Exchange:
@@ -53,6 +54,7 @@ class Exchange:
         "started_at",
         "started_monotonic",
         "tags",
+        "taken",
     )
 
     def __init__(self, gateway: "Gateway", scope: Any, receive: Receive) -> None:
@@ -80,6 +82,7 @@ class Exchange:
         self.early_facts: asyncio.Future[tuple[RequestFacts, bytes]] | None = None
         self.client_left = False
         self.on_leave: Callable[[], None] | None = None
+        self.taken: Taken | None = None
 
     def read_headers(self, scope: Any) -> None:
         """CallRefused for headers that cannot be read."""
@@ -109,6 +112,8 @@ class Exchange:
         a call that refers to itself would stay in memory until the garbage collector finds it.
         """
         self.on_leave = None
+        if self.taken is not None and self.held_ms is None:  # refused or gone before money was held
+            self.taken.close()
         self._give_back()
 
     def forget_request(self) -> None:

@@ -30,11 +30,13 @@ from governance.gateway.snapshot import SnapshotStore
 from governance.gateway.upstream import Upstream
 from governance.gateway.usage_report import UsageReports
 from governance.gateway.valkey import connect
+from governance.limits.meter import Meter
 
 log = logging.getLogger(__name__)
 
 PUBLISH_SECONDS = 1.0
 STOP_GRACE_SECONDS = 10.0
+LIVE_WORKERS = "SELECT count(*) FROM desk_workerlease WHERE swept_at IS NULL"
 OPEN_HOLDS = """
 SELECT count(*), coalesce(sum(amount_nanos), 0),
        coalesce(extract(epoch FROM exchequer_now() - min(placed_at)), 0)::float8
@@ -64,6 +66,7 @@ class Gateway:
         kept_replies: KeptReplies,
         body_budget: BodyBudget,
         limits: Limits,
+        redis_url: str,
     ) -> None:
         self.desk = desk
         self.sweeper = sweeper
@@ -74,6 +77,7 @@ class Gateway:
         self.limits = limits
         self.periods = PeriodRows()
         self.usage_reports = UsageReports(store)
+        self.meter = Meter(redis_url, self._live_workers)
         self.metrics = Metrics()
         self.alerts = Alerts()
         self._publisher: asyncio.Task[None] | None = None
@@ -114,6 +118,7 @@ class Gateway:
                 settings.GATEWAY_BODY_SECONDS_MAX,
                 settings.GATEWAY_SETTLE_BACKLOG_MAX,
             ),
+            redis_url=settings.REDIS_URL,
         )
 
     # --- life -------------------------------------------------------------------------------------
@@ -132,6 +137,7 @@ class Gateway:
         await self._persist_alerts()
         await self.sweeper.stop()
         await self.upstream.stop()
+        await self.meter.stop()
         await self.store.stop()
         await self.kept_replies.stop()
         await self.desk.stop(STOP_GRACE_SECONDS)
@@ -146,6 +152,18 @@ class Gateway:
         if not self.store.fresh:
             why.append("Settings cannot be compared with the database.")
         return why
+
+    @property
+    def notes(self) -> list[str]:
+        """What works less well than it should, while calls go on."""
+        if self.meter.shared:
+            return []
+        return ["Valkey does not answer: each worker keeps an equal share of every limit on calls by itself."]
+
+    async def _live_workers(self) -> int:
+        async with self.store.connection() as connection:
+            row = await (await connection.execute(LIVE_WORKERS)).fetchone()
+        return int(row[0]) if row else 1
 
     # --- what the call path hands over --------------------------------------------------------------
     def refuse(self, exchange: Exchange, refusal: Refusal) -> GatewayResponse:
@@ -197,6 +215,7 @@ class Gateway:
             "desk_batch_size": self.desk.newest_batch_size,
             "call_records_dropped": self.desk.records_dropped,
             "desk_healthy": float(self.desk.healthy),
+            "call_limits_alone": float(not self.meter.shared),
             "request_body_bytes": self.body_budget.in_flight,
         }
 

@@ -16,9 +16,11 @@ async def livez(request: Any) -> GatewayResponse:
 
 
 async def readyz(request: Any) -> GatewayResponse:
-    """200 when calls can be admitted: the desk can write and settings are fresh; else 503 and why."""
-    trouble = request.exchange.gateway.trouble
-    body = msgspec.json.encode({"ready": not trouble, "trouble": trouble})
+    """200 when calls can be admitted: the desk can write and settings are fresh; else 503 and why.
+    `notes` say what works less well, such as limits on calls without Valkey."""
+    gateway = request.exchange.gateway
+    trouble = gateway.trouble
+    body = msgspec.json.encode({"ready": not trouble, "trouble": trouble, "notes": gateway.notes})
     return _respond(503 if trouble else 200, _JSON, body)
 
 

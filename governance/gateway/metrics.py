@@ -28,6 +28,7 @@ GAUGES: tuple[tuple[str, Literal["livemostrecent", "livesum", "livemax"], str], 
     ("desk_batch_size", "livemax", "Items in the desk's newest batch; the largest over workers."),
     ("call_records_dropped", "livesum", "Refusals that an outage was too long to remember."),
     ("desk_healthy", "livesum", "Workers whose desk can admit calls."),
+    ("call_limits_alone", "livesum", "Workers that keep call limits alone, as Valkey does not answer."),
     ("request_body_bytes", "livesum", "Request bodies in memory."),
 )
 """Name, how the workers' values become one, and what it says."""

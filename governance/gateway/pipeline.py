@@ -5,7 +5,7 @@ attempt is resolved exactly once, whatever happens: by `relay`, by what is caugh
 """
 
 from governance.calls.models import Outcome
-from governance.gateway import admission, call_record, errors, facts, idempotency, relay
+from governance.gateway import admission, call_record, errors, facts, idempotency, rate_limits, relay
 from governance.gateway.attempt import Attempt
 from governance.gateway.authentication import check_again, check_pauses
 from governance.gateway.bound import worst_case
@@ -26,6 +26,8 @@ async def create_message(exchange: Exchange) -> GatewayResponse:
     if exchange.inbound.idempotency_key is not None:
         exchange.claim = await idempotency.claim(exchange)
     promise = worst_case(exchange)
+    if exchange.key.call_limits:
+        await rate_limits.take(exchange)
     try:
         attempt = await admission.hold(exchange, promise)
     except idempotency.KeyTaken as taken:

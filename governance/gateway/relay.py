@@ -72,6 +72,8 @@ def response_headers(exchange: Exchange, upstream: aiohttp.ClientResponse) -> li
     headers.append((b"exchequer-call-id", msgspec.json.encode(exchange.id)[1:-1]))
     headers.append((b"exchequer-decision", exchange.decision_text.encode()))
     headers.append((b"exchequer-cache", b"off"))
+    if exchange.taken is not None:
+        headers += exchange.taken.headers()
     return headers
 
 

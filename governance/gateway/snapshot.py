@@ -27,10 +27,13 @@ from governance.budgets.terms import (
     terms_from_row,
 )
 from governance.gateway.operator_rules import OperatorRules, load_operator_rules
+from governance.limits.terms import LOAD_LIMITS, LimitTerms
+from governance.limits.terms import reaching as limits_reaching
 from governance.pricing.book import PriceBook
 from governance.pricing.loading import load_book_async, load_contract_rates_async
 from tenants.credentials import open_credential
-from tenants.pauses import LOAD_PAUSES, PauseTerms, reaching
+from tenants.pauses import LOAD_PAUSES, PauseTerms
+from tenants.pauses import reaching as pauses_reaching
 from tenants.secrets import CannotDecrypt, fingerprint_key
 from tenants.versioning import GLOBAL_TENANT_ID, NOTIFY_CHANNEL
 
@@ -86,6 +89,7 @@ class TenantSnapshot:
     status: str
     status_reason: str
     pauses: tuple[PauseTerms, ...]
+    call_limits: tuple[LimitTerms, ...]
     budgets: tuple[BudgetTerms, ...]
     has_wall: bool
     book: PriceBook
@@ -111,6 +115,7 @@ class KeySnapshot:
     expires_at: datetime | None
     revoked_at: datetime | None
     pauses: tuple[PauseTerms, ...]
+    call_limits: tuple[LimitTerms, ...]
     default_tags: Mapping[str, str]
     required_tags: tuple[str, ...]
     allowed_models: frozenset[str]
@@ -266,6 +271,9 @@ class SnapshotStore:
                 status=row[1],
                 status_reason=row[2],
                 pauses=tuple(PauseTerms(*found) for found in await _all(connection, LOAD_PAUSES, tenant_id)),
+                call_limits=tuple(
+                    LimitTerms(*found) for found in await _all(connection, LOAD_LIMITS, tenant_id)
+                ),
                 budgets=tuple(terms),
                 has_wall=has_tenant_wall(terms),
                 book=book.with_contract(await load_contract_rates_async(connection, tenant_id)),
@@ -388,7 +396,8 @@ def _compile_key(row: tuple[Any, ...], tenant: TenantSnapshot) -> KeySnapshot:
         pepper_id=pepper_id,
         expires_at=expires_at,
         revoked_at=revoked_at,
-        pauses=reaching(tenant.pauses, team_id=team_id, lineage_id=lineage_id),
+        pauses=pauses_reaching(tenant.pauses, team_id=team_id, lineage_id=lineage_id),
+        call_limits=limits_reaching(tenant.call_limits, team_id=team_id, lineage_id=lineage_id),
         default_tags=tags,
         required_tags=tuple(required),
         allowed_models=frozenset(models),

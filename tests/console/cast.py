@@ -15,6 +15,8 @@ from governance.calls.models import Attempt, Call
 from governance.core.ids import uuid7
 from governance.core.periods import period_at
 from governance.ledger.models import BudgetPeriod, LedgerEntry
+from governance.limits.limits import set_limit
+from governance.limits.models import CallLimit
 from governance.pricing.contracts import agree_discount
 from governance.pricing.models import ContractPrice
 from tenants.credentials import add_credential
@@ -42,6 +44,7 @@ class House:
     contract: ContractPrice
     call: Call
     pause: Pause
+    call_limit: CallLimit
 
     def person(self, role: str, *, in_team: bool = False) -> User:
         return make_member(self.tenant, role, team=self.team if in_team else None)
@@ -76,7 +79,10 @@ def make_house(name: str) -> House:
             held_nanos=2_000_000_000,
         )
         paused = pause(tenant, f"{canary}-pause", scope="tag", ref=f"feature={canary}")
-        house = House(canary, tenant, team, key, credential, budget, period, contract, None, paused)  # type: ignore[arg-type]
+        call_limit = set_limit(tenant, {"requests_per_minute": 100}, scope="tenant", model=f"{canary}-model")
+        house = House(
+            canary, tenant, team, key, credential, budget, period, contract, None, paused, call_limit
+        )  # type: ignore[arg-type]
         house.call = make_call(house)
     return house
 
