@@ -46,7 +46,7 @@ def test_any_worker_answers_for_all_where_they_share_a_folder(account: Account, 
 
 def test_readiness_says_what_is_wrong(stack: Stack) -> None:
     status, body = stack.workers[0].get("/readyz")
-    assert (status, json.loads(body)) == (200, {"ready": True, "trouble": []})
+    assert (status, json.loads(body)) == (200, {"ready": True, "trouble": [], "notes": []})
     assert stack.workers[0].get("/livez") == (200, "alive\n")
 
 
