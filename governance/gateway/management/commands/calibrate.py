@@ -20,14 +20,14 @@ COUNT_SECONDS_MAX = 30.0
 
 class Command(BaseCommand):
     help = (
-        "Compare the worst case of input tokens with what Claude counts (count_tokens, which is free), for text, "
-        "tools, output formats and pictures. Exits with an error where a bound is too low. With the "
+        "Compare the worst case of input tokens with what Claude counts (count_tokens, which is free), for "
+        "text, tools, output formats and pictures. Exits with an error where a bound is too low. With the "
         "simulator it says that the comparison works, not that the bound is right."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
-            "--model", action="append", metavar="ID", help="again for several; five when left out"
+            "--model", action="append", metavar="ID", help="repeat for several; five when left out"
         )
         parser.add_argument("--base-url", help="another API than ANTHROPIC_BASE_URL")
 
@@ -72,7 +72,7 @@ def _line(comparison: Comparison) -> str:
     head = f"  {comparison.model:22} {comparison.probe.name:24}"
     if comparison.counted_tokens is None:
         return f"{head} not compared: {comparison.refusal}"
-    share = comparison.counted_tokens * 100 // comparison.bound_tokens
+    share = comparison.counted_tokens * 100 // max(1, comparison.bound_tokens)
     said = "TOO LOW: " + comparison.probe.constant if comparison.too_low else f"{share} % of it"
     return f"{head} {comparison.counted_tokens:>8,} of {comparison.bound_tokens:>8,}  {said}"
 
@@ -85,11 +85,11 @@ def _verdict(found: list[Comparison]) -> str:
     low = sorted({comparison.probe.constant for comparison in compared if comparison.too_low})
     if low:
         raise CommandError(
-            f"Too low: {', '.join(low)} (governance/gateway/text_bound.py). Until that is mended, calls like these "
-            "can cost more than their hold."
+            f"Too low: {', '.join(low)} (governance/gateway/text_bound.py). Until that is mended, calls "
+            "like these can cost more than their hold."
         )
-    near = max(compared, key=lambda each: (each.counted_tokens or 0) / each.bound_tokens)
+    near = max(compared, key=lambda each: (each.counted_tokens or 0) / max(1, each.bound_tokens))
     return (
-        f"Every bound holds: {len(compared)} of {len(found)} were compared. The nearest is {near.probe.name} on "
-        f"{near.model}, with {near.spare_tokens:,} tokens to spare."
+        f"Every bound holds: {len(compared)} of {len(found)} were compared. The nearest is {near.probe.name} "
+        f"on {near.model}, with {near.spare_tokens:,} tokens to spare."
     )
