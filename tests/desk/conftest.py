@@ -48,26 +48,10 @@ class Purse:
     def charge(
         self, hold: PlaceHold, cost: int, *, text: str = "model", held: int | None = None
     ) -> Settlement:
-        attempt, call = self.records(hold, cost, text)
-        return Settlement.charge(
-            hold_id=hold.id,
-            basis=Basis.EXACT,
-            held_nanos=hold.amount_nanos if held is None else held,
-            period_ids=hold.period_ids,
-            attempt=attempt,
-            call=call,
-        )
+        return charge_of(hold, cost, text=text, held=held)
 
     def records(self, hold: PlaceHold, cost: int, text: str = "model") -> tuple[AttemptRecord, CallRecord]:
-        call = CallRecord(
-            id=uuid7(), tenant_id=self.tenant_id, key_id=7, endpoint="messages", outcome="served",
-            status=200, reason="served", requested_model=text, cost_nanos=cost,
-        )  # fmt: skip
-        attempt = AttemptRecord(
-            id=hold.id, call_id=call.id, tenant_id=self.tenant_id, key_id=7, held_nanos=hold.amount_nanos,
-            cost_nanos=cost, list_nanos=cost, price_version=1, requested_model=text,
-        )  # fmt: skip
-        return attempt, call
+        return records_of(hold, cost, text)
 
     def row(self, period_id: int) -> tuple[int, int]:
         """(spent, held) as committed."""
@@ -97,6 +81,30 @@ class Purse:
                 "SELECT id FROM ledger_hold WHERE tenant_id = %s", [self.tenant_id]
             )
         }
+
+
+def charge_of(hold: PlaceHold, cost: int, *, text: str = "model", held: int | None = None) -> Settlement:
+    attempt, call = records_of(hold, cost, text)
+    return Settlement.charge(
+        hold_id=hold.id,
+        basis=Basis.EXACT,
+        held_nanos=hold.amount_nanos if held is None else held,
+        period_ids=hold.period_ids,
+        attempt=attempt,
+        call=call,
+    )
+
+
+def records_of(hold: PlaceHold, cost: int, text: str = "model") -> tuple[AttemptRecord, CallRecord]:
+    call = CallRecord(
+        id=uuid7(), tenant_id=hold.tenant_id, key_id=7, endpoint="messages", outcome="served",
+        status=200, reason="served", requested_model=text, cost_nanos=cost,
+    )  # fmt: skip
+    attempt = AttemptRecord(
+        id=hold.id, call_id=call.id, tenant_id=hold.tenant_id, key_id=7, held_nanos=hold.amount_nanos,
+        cost_nanos=cost, list_nanos=cost, price_version=1, requested_model=text,
+    )  # fmt: skip
+    return attempt, call
 
 
 def a_memo(tag: str = "x") -> str:
