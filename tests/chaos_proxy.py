@@ -60,6 +60,7 @@ class ChaosProxy:
 
     async def start(self) -> str:
         """Listen, after a `stop` at the same port; returns `url`."""
+        self._loop = asyncio.get_running_loop()
         self._listening = await asyncio.start_server(self._serve, "127.0.0.1", self._port)
         self._port = self._listening.sockets[0].getsockname()[1]
         return self.url
@@ -70,9 +71,9 @@ class ChaosProxy:
             self._listening.close()
 
     def cut_all(self) -> None:
-        """Reset every open connection."""
+        """Reset every open connection, soon. From any thread."""
         for writer in list(self._open):
-            _reset(writer)
+            self._loop.call_soon_threadsafe(_reset, writer)
 
     def lose_next_answer(self) -> None:
         """The next request arrives and is worked on; its answer and the connection are lost."""
@@ -173,7 +174,7 @@ def in_thread(proxy: ChaosProxy) -> Iterator[ChaosProxy]:
         async def end() -> None:
             await proxy.stop()
             proxy.cut_all()
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.05)  # the pumps end
 
         asyncio.run_coroutine_threadsafe(end(), loop).result(10)
         loop.call_soon_threadsafe(loop.stop)

@@ -21,8 +21,8 @@ from tests.promise.load import Reply, a_call, headers
 AT_ONCE = 8
 """Workers alive at a time: each takes a handful of the database's connections."""
 RELEASE_SECONDS_MAX = 30.0
-FIRE_SECONDS_MAX = 5.0
-SETTLE_SECONDS = 2.0
+FIRE_SECONDS_MAX = 15.0
+SETTLE_SECONDS = 10.0
 """How long a worker that goes on gets to settle what it holds."""
 LEASE = {"EXCHEQUER_LEASE_HEARTBEAT_SECONDS": "0.5", "EXCHEQUER_LEASE_STALE_SECONDS": "4"}
 USAGE = {"input_tokens": 9, "output_tokens": 10}
