@@ -5,7 +5,8 @@ usage: queueing_worker.py '{"tenant": 1, "legs": [[1, 2], …], "calls": 100, "o
                             "seconds": null, "seed": 7}'
 
 Each caller takes one of the groups of legs. With `seconds` callers go on for so long instead of `calls`.
-Starts at a line on standard input. `refused_wrongly` are refusals of holds that would have had room.
+With `shrunk_percent` a hold shrinks to that after a first `held_ms`, as at message_start. Starts at a line on
+standard input. `refused_wrongly` are refusals of holds that would have had room.
 """
 
 import asyncio
@@ -25,7 +26,7 @@ django.setup()
 
 from governance.core.ids import uuid7  # noqa: E402
 from governance.desk.desk import Desk  # noqa: E402
-from governance.desk.items import WOULD_WAIT, Held, PlaceHold, Refused  # noqa: E402
+from governance.desk.items import WOULD_WAIT, Held, PlaceHold, Refused, Shrink  # noqa: E402
 from tests.desk.conftest import a_memo, charge_of  # noqa: E402
 
 WAIT_SECONDS = 60.0
@@ -41,6 +42,7 @@ async def main(task: dict[str, Any]) -> None:
     until = monotonic() + (task["seconds"] or 10**6)
     waits: list[float] = []
     spent = exhausted = held = wrongly = 0
+    spent_percents: list[float] = []
 
     async def call(legs: list[int]) -> None:
         nonlocal spent, exhausted, held, wrongly
@@ -55,8 +57,12 @@ async def main(task: dict[str, Any]) -> None:
             wrongly += amount <= answer.room_nanos
             held += answer.fits_later(amount)
             exhausted += not answer.fits_later(amount)
+            spent_percents.append(100 * answer.figures.spent_nanos / answer.figures.limit_nanos)
             await asyncio.sleep(0.001)
         elif isinstance(answer, Held):
+            if task["shrunk_percent"]:
+                await asyncio.sleep(chance.uniform(*task["held_ms"]) / 1000)
+                desk.shrink(Shrink(hold.id, amount * task["shrunk_percent"] // 100, hold.period_ids))
             await asyncio.sleep(chance.uniform(*task["held_ms"]) / 1000)
             cost = amount * chance.randint(*task["cost_percents"]) // 100
             assert await desk.settle(charge_of(hold, cost))
@@ -70,8 +76,14 @@ async def main(task: dict[str, Any]) -> None:
 
     began = monotonic()
     await asyncio.gather(*(caller(number) for number in range(task["open"])))
-    figures = {"spent": spent, "exhausted": exhausted, "held": held, "refused_wrongly": wrongly}
+    figures: dict[str, Any] = {
+        "spent": spent,
+        "exhausted": exhausted,
+        "held": held,
+        "refused_wrongly": wrongly,
+    }
     waits.sort()
+    figures["spent_percent_at_first_refusal"] = min(spent_percents, default=None)
     times = {"calls": len(waits), "longest_wait": waits[-1], "p50_wait": waits[len(waits) // 2]}
     print(json.dumps(figures | times | {"seconds": monotonic() - began}), flush=True)
     await desk.stop()

@@ -1,5 +1,6 @@
 """Many callers in several processes wait for room: nothing is overspent, all is used, nobody is starved."""
 
+import io
 import json
 import subprocess
 import sys
@@ -10,7 +11,12 @@ from typing import Any
 
 import psycopg
 import pytest
+from django.core.management import call_command
+from django.db import connection
 
+from governance.core.clock import utcnow
+from governance.core.money import NANOS_PER_USD
+from governance.pricing.loading import load_book
 from tests.desk.conftest import Purse
 
 WORKER = str(Path(__file__).with_name("queueing_worker.py"))
@@ -28,7 +34,7 @@ def run_workers(
     """What each worker printed at its end; `meanwhile` runs while they do."""
     workers = []
     for number, task in enumerate(tasks):
-        settings = {"seed": number, "calls": None, "seconds": None} | task
+        settings = {"seed": number, "calls": None, "seconds": None, "shrunk_percent": None} | task
         argv = [sys.executable, WORKER, json.dumps(settings)]
         workers.append(subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
     try:
@@ -104,3 +110,54 @@ def test_one_large_call_among_small_callers_of_other_processes_gets_in_within_a_
     assert {result["exhausted"] + result["held"] for result in among} == {0}
     longest_alone = max(result["longest_wait"] for result in alone)
     assert max(result["longest_wait"] for result in of_small) < longest_alone + 2
+
+
+def _hold_nanos(model: str, input_tokens: int, output_tokens: int) -> int:
+    return load_book(connection).worst_case(
+        model,
+        input_tokens_max=input_tokens,
+        output_tokens_max=output_tokens,
+        cache_ttl="5m",
+        inference_geo=None,
+        speed="standard",
+        at=utcnow(),
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "max_tokens", "spent_percent_min"),
+    [
+        pytest.param("claude-sonnet-5-5", 16_000, 95, id="Sonnet, capped"),
+        pytest.param("claude-sonnet-5-5", 64_000, 0, id="Sonnet, not capped", marks=pytest.mark.soak),
+        pytest.param("claude-opus-5-5", 16_000, 0, id="Opus, capped", marks=pytest.mark.soak),
+        pytest.param("claude-opus-5-5", 64_000, 0, id="Opus, not capped", marks=pytest.mark.soak),
+    ],
+)
+def test_twenty_agents_are_not_told_exhausted_before_their_money_is_nearly_spent(
+    purse: Purse, model: str, max_tokens: int, spent_percent_min: float
+) -> None:
+    """$25, 200 kB of context a call: a token a byte is held until message_start tells that it is a quarter.
+
+    A call costs a twentieth of what it holds. Every agent waits for the others and none is starved.
+    """
+    call_command("load_prices", yes=True, stdout=io.StringIO())
+    limit = 25 * NANOS_PER_USD
+    hold = _hold_nanos(model, 200_000, max_tokens)
+    shrunk = _hold_nanos(model, 50_000, max_tokens)
+    period = purse.period(limit)
+    agents = {
+        "tenant": purse.tenant_id, "legs": [[period]], "open": 5, "calls": limit * 30 // hold // 4,
+        "smallest": hold, "largest": hold, "cost_percents": [2, 8], "held_ms": [5, 25],
+        "shrunk_percent": max(8, 100 * shrunk // hold + 1),
+    }  # fmt: skip
+    results, _ = run_workers([agents] * 4)
+    told = [result["spent_percent_at_first_refusal"] for result in results]
+    print(json.dumps([model, max_tokens, hold / NANOS_PER_USD, shrunk / NANOS_PER_USD, told, results]))
+    assert all(percent is not None for percent in told), "The money was not used up: the test proves nothing."
+    assert min(told) >= spent_percent_min
+    assert min(told) > 100 * (limit - hold) / limit
+    assert [result["refused_wrongly"] + result["held"] for result in results] == [0] * 4
+    assert max(result["longest_wait"] for result in results) < 30
+    spent, held = purse.row(period)
+    assert held == 0
+    assert limit - hold < spent <= limit
