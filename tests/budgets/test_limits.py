@@ -135,6 +135,54 @@ def test_a_period_that_ended_is_forgotten_once_however_many_calls_say_so(
     assert rows.known(budgets, datetime.now(UTC)) == (again,)
 
 
+def test_rows_of_subjects_are_kept_up_to_a_number_the_longest_unused_goes_first(
+    app_connection: Any, tenant: Tenant
+) -> None:
+    with platform_scope():
+        budget = set_budget(tenant, scope="end_user", each=True, period="day", limit_nanos=10)
+    [each] = [found for found in terms(app_connection, tenant) if found.id == budget.pk]
+    ann, ben, eve, nobody = (Leg(each, user) for user in ("ann", "ben", "eve", ""))
+    rows, now = PeriodRows(subject_rows_max=2), datetime.now(UTC)
+    for leg in (nobody, ann, ben):
+        ensure(rows, [leg])
+    assert rows.known([ann], now) is not None
+    made = ensure(rows, [eve])
+    assert [leg for leg in (ann, ben, eve, nobody) if rows.known([leg], now) is None] == [ben]
+    rows.forget(made[0])
+    assert rows.known([eve], now) is None
+
+
+def test_a_key_without_budgets_that_ask_who_is_calling_has_its_legs_ready(
+    app_connection: Any, tenant: Tenant
+) -> None:
+    with platform_scope():
+        set_budget(tenant, scope="key", each=True, period="day", limit_nanos=10)
+    ready = covering(terms(app_connection, tenant), team_id=None, key_id=7)
+    assert ([leg.subject for leg in ready.legs], ready.by_call) == (["", "7"], ())
+    with platform_scope():
+        set_budget(tenant, scope="tenant", period="day", models_only=["opus"], limit_nanos=10)
+        set_budget(tenant, scope="team", each=True, period="day", limit_nanos=10)
+    asked = covering(terms(app_connection, tenant), team_id=None, key_id=7)
+    assert len(asked.by_call) == 1
+    assert asked.legs[-1].subject == ""  # keys of no team share one pot
+
+
+def test_a_second_wall_on_some_models_is_no_wall(tenant: Tenant) -> None:
+    with platform_scope():
+        set_budget(tenant, scope="tenant", period="day", models_only=["opus"], limit_nanos=10)
+        wall = Budget.objects.get(tenant=tenant, period="month")
+        with pytest.raises(BudgetRefused, match="only hard budget"):
+            close_budget(wall)
+
+
+def test_a_budget_on_each_needs_a_wall_above_it() -> None:
+    with platform_scope():
+        bare = create_tenant(f"Bare {next(_names)}")
+        with pytest.raises(BudgetRefused, match="needs a hard budget above it"):
+            set_budget(bare, scope="end_user", each=True, period="day", limit_nanos=10)
+        assert not Budget.objects.filter(tenant=bare).exists()
+
+
 def test_a_period_of_a_closed_budget_is_not_made(app_connection: Any, tenant: Tenant) -> None:
     with platform_scope():
         set_budget(tenant, scope="tenant", period="day", limit_nanos=10)
