@@ -46,6 +46,7 @@ class Exchange(SimpleNamespace):
             ),
             requested_model="claude-sonnet-5-5",
             claim=None,
+            taken=None,
             gateway=SimpleNamespace(
                 settle=lambda settlement, call: self.settled.append(settlement),
                 alerts=Alerts(),
