@@ -5,7 +5,6 @@ bounded    it broke off after message_start: the input is known, the output cann
 full_hold  nobody can tell; it may have been billed
 """
 
-import zlib
 from datetime import datetime
 from typing import Any
 
@@ -14,7 +13,7 @@ from msgspec.structs import replace
 
 from governance.core.meters import Meter
 from governance.core.usage import Pass, Usage, UsageUnreadable, served_passes
-from governance.gateway.sse import StreamTap, UnreadableEncoding, decompressor
+from governance.gateway.sse import UNDECODABLE, StreamTap, UnreadableEncoding, unpacked
 from governance.ledger.kinds import Basis
 from governance.pricing.book import PriceBook
 
@@ -86,12 +85,10 @@ class Promise(msgspec.Struct, frozen=True):
     def message(self, body: bytes, content_encoding: str) -> tuple[Charge, bytes]:
         """The charge for a complete Message, and the raw JSON of its content (b"" when unreadable)."""
         try:
-            opener = decompressor(content_encoding)
-            plain = opener.decompress(body) if opener else body
-            reply = _decode_reply(plain)
+            reply = _decode_reply(unpacked(body, content_encoding))
             passes = served_passes({"model": reply.model, "usage": reply.usage})
             charge = self.rated(passes, "message", reply.stop_reason)
-        except (UsageUnreadable, UnreadableEncoding, msgspec.DecodeError, zlib.error) as error:
+        except (UsageUnreadable, UnreadableEncoding, *UNDECODABLE) as error:
             return self.full_hold(f"usage unreadable: {error}"), b""
         return charge, bytes(reply.content)
 

@@ -4,7 +4,6 @@ What is stripped or added are headers only: hop-by-hop, quota and organisation h
 """
 
 import asyncio
-import zlib
 from collections.abc import AsyncIterator
 from functools import lru_cache
 from time import monotonic
@@ -19,7 +18,7 @@ from governance.gateway.attempt import Attempt
 from governance.gateway.errors import Refusal, envelope, error_body
 from governance.gateway.exchange import Exchange
 from governance.gateway.responses import GatewayResponse
-from governance.gateway.sse import StreamTap, UnreadableEncoding, decompressor
+from governance.gateway.sse import UNDECODABLE, StreamTap, UnreadableEncoding, unpacked
 from governance.gateway.upstream import Lost, TimedOut, read_body
 
 REPLY_BYTES_MAX = 64 * 1024 * 1024
@@ -143,10 +142,8 @@ async def _relay_error(
 def _is_envelope(body: bytes | None, content_encoding: str) -> bool:
     """Whether a body is the API's own `{"type": "error", "error": {"type": …}}`."""
     try:
-        opener = decompressor(content_encoding)
-        plain = opener.decompress(body or b"") if opener else body or b""
-        return _decode_envelope(plain).error.type != ""
-    except (UnreadableEncoding, msgspec.DecodeError, zlib.error):
+        return _decode_envelope(unpacked(body or b"", content_encoding)).error.type != ""
+    except (UnreadableEncoding, *UNDECODABLE):
         return False
 
 

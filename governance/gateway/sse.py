@@ -16,12 +16,19 @@ from governance.core.usage import UsageTap
 EVENT_BYTES_MAX = 16 * 1024 * 1024
 """A longer event is not kept: its usage counts as unreadable."""
 
+UNPACKED_BYTES_MAX = 64 * 1024 * 1024
+UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding raises for JSON that is none, is not UTF-8, or is nested too deep."""
+
 _decode = msgspec.json.Decoder().decode
 _WANTED = {b"message_start", b"message_delta", b"message_stop", b"error"}
 
 
 class _Decompressor(Protocol):
-    def decompress(self, data: bytes, /) -> bytes: ...
+    @property
+    def unconsumed_tail(self) -> bytes: ...
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
 
 
 class UnreadableEncoding(ValueError):
@@ -35,6 +42,20 @@ def decompressor(content_encoding: str) -> _Decompressor | None:
     if content_encoding in ("gzip", "x-gzip", "deflate"):
         return zlib.decompressobj(zlib.MAX_WBITS | 32)  # reads both gzip's and zlib's header
     raise UnreadableEncoding(f"The reply is encoded as {content_encoding[:40]}.")
+
+
+def unpacked(body: bytes, content_encoding: str) -> bytes:
+    """A whole reply without its compression. UnreadableEncoding, also where that would be too large."""
+    opener = decompressor(content_encoding)
+    if opener is None:
+        return body
+    try:
+        plain = opener.decompress(body, UNPACKED_BYTES_MAX)
+    except zlib.error as error:
+        raise UnreadableEncoding(f"The reply's compression is broken: {error}.") from None
+    if opener.unconsumed_tail:
+        raise UnreadableEncoding(f"The reply unpacks to more than {UNPACKED_BYTES_MAX} bytes.")
+    return plain
 
 
 class StreamTap:
@@ -88,9 +109,12 @@ class StreamTap:
             return False
         if self._inflate is not None:
             try:
-                chunk = self._inflate.decompress(chunk)
+                chunk = self._inflate.decompress(chunk, EVENT_BYTES_MAX)
             except zlib.error:
                 self.unreadable = "The reply's compression is broken."
+                return False
+            if self._inflate.unconsumed_tail:
+                self.unreadable = "The reply unpacks to too much."
                 return False
         buffer = self._buffer
         if not buffer and chunk.endswith(b"\n\n") and b"message_" not in chunk and b"error" not in chunk:
@@ -134,7 +158,7 @@ class StreamTap:
             return
         try:
             payload = _decode(data)
-        except msgspec.DecodeError:
+        except UNDECODABLE:
             payload = None
         if not isinstance(payload, Mapping):
             self.unreadable = f"A {name.decode()} event of the reply is not a JSON object."

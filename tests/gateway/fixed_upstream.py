@@ -23,10 +23,12 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:
-        reply, content_type = self.server.answer  # type: ignore[attr-defined]
+        reply, content_type, encoding = self.server.answer  # type: ignore[attr-defined]
         self.rfile.read(int(self.headers["content-length"]))
         self.send_response(200)
         self.send_header("content-type", content_type)
+        if encoding:
+            self.send_header("content-encoding", encoding)
         self.send_header("content-length", str(len(reply)))
         self.end_headers()
         with suppress(OSError):
@@ -37,10 +39,12 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def fixed_upstream(reply: bytes = REPLY, content_type: str = "application/json") -> Iterator[str]:
+def fixed_upstream(
+    reply: bytes = REPLY, content_type: str = "application/json", encoding: str = ""
+) -> Iterator[str]:
     """Its address, while it serves; `reply` is a complete Message unless said otherwise."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    server.answer = (reply, content_type)  # type: ignore[attr-defined]
+    server.answer = (reply, content_type, encoding)  # type: ignore[attr-defined]
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_address[1]}"

@@ -1,10 +1,7 @@
 """A stream that upstream cuts at any byte: relayed up to there, and charged at no less than its bill."""
 
-import threading
 from collections.abc import Iterator
-from contextlib import suppress
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 
 import httpx2
@@ -18,6 +15,7 @@ from governance.pricing.book import PriceBook, compile_book
 from governance.pricing.price_file import read_price_file
 from tests.gateway.asking import ASK
 from tests.gateway.recorded_streams import MODEL, STREAMS, Recorded
+from tests.gateway.recorded_upstream import recorded_upstream
 from tests.harness import Account, Stack, make_tenant, start_stack
 from tests.pricing.conftest import BUNDLED
 
@@ -119,38 +117,13 @@ def test_a_charge_by_visible_bytes_alone_would_miss_hidden_thinking(book: PriceB
 # --- through the gateway ----------------------------------------------------------------------------
 
 
-class _Cutting(BaseHTTPRequestHandler):
-    """Sends the stream that the request names up to the byte that it names, and drops the connection."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["content-length"]))
-        name, _, at = self.headers["anthropic-cut"].partition(":")
-        data = STREAMS[name].data
-        self.send_response(200)
-        self.send_header("content-type", "text/event-stream; charset=utf-8")
-        self.send_header("content-length", str(len(data)))
-        self.end_headers()
-        with suppress(OSError):
-            self.wfile.write(data[: int(at)])
-        self.close_connection = True
-
-    def log_message(self, *arguments: object) -> None:
-        pass
-
-
 @pytest.fixture(scope="module")
 def cutting() -> Iterator[Stack]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Cutting)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_address[1]}"
-    try:
-        with start_stack(simulator=False, env={"ANTHROPIC_BASE_URL": url}) as stack:
-            yield stack
-    finally:
-        server.shutdown()
-        server.server_close()
+    with (
+        recorded_upstream() as upstream,
+        start_stack(simulator=False, env={"ANTHROPIC_BASE_URL": upstream.url}) as stack,
+    ):
+        yield stack
 
 
 def received(stack: Stack, account: Account, name: str, at: int) -> tuple[bytes, bool]:
@@ -158,7 +131,11 @@ def received(stack: Stack, account: Account, name: str, at: int) -> tuple[bytes,
     ask = {**ASK, "stream": True, "max_tokens": MAX_TOKENS}
     if name == "web_search":
         ask["tools"] = [{"type": "web_search_20250305", "name": "web_search", "max_uses": 1}]
-    headers = {"x-api-key": account.key, "content-type": "application/json", "anthropic-cut": f"{name}:{at}"}
+    headers = {
+        "x-api-key": account.key,
+        "content-type": "application/json",
+        "anthropic-recorded": f"{name}:{at}:cut",
+    }
     got = b""
     with (
         httpx2.Client(timeout=20) as client,

@@ -2,10 +2,13 @@
 
 import json
 import socket
+import time
+
+import psutil
 
 from tests.gateway.asking import ASK
 from tests.gateway.fixed_upstream import REPLY, fixed_upstream
-from tests.harness import Account, Stack, start_stack
+from tests.harness import Account, Stack, start_stack, wait_until
 
 STARTED = {"model": "claude-sonnet-5-5", "usage": {"input_tokens": 5, "output_tokens": 1}}
 DELTA = {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "x" * 1000}}
@@ -53,3 +56,22 @@ def test_a_stream_that_nobody_reads_ends_as_if_its_client_had_left(account: Acco
     assert (call.outcome, call.reason) == ("cut", "client_left")
     (entry,) = account.entries()
     assert 0 < entry.amount_nanos <= entry.held_nanos
+
+
+def test_a_stream_that_nobody_reads_is_not_gathered_in_memory(account: Account) -> None:
+    """trust.md fault 35: 30 MB wait upstream, and not here."""
+    with (
+        fixed_upstream(LONG_STREAM, "text/event-stream") as url,
+        start_stack(
+            simulator=False, env={"ANTHROPIC_BASE_URL": url, "EXCHEQUER_SEND_SECONDS_MAX": "4"}
+        ) as stack,
+    ):
+        worker = psutil.Process(stack.workers[0].pid)
+        before = worker.memory_info().rss
+        with ask_and_never_read(stack, account, stream=True, times=1):
+            wait_until(lambda: bool(account.holds()), 5)
+            time.sleep(2)
+            assert account.holds()
+            assert worker.memory_info().rss - before < 12_000_000
+            account.wait_for_calls(1, seconds=15)
+    assert account.attempts()[0].usage_source == "bound"
