@@ -14,7 +14,8 @@ import pytest
 import redis
 from django.conf import settings
 
-from tests.gateway.asking import ASK, HELLO, MODEL, assert_refused, post, script
+from tests.gateway.asking import ASK, HELLO, MODEL, assert_refused, script
+from tests.gateway.asking import post as post_once
 from tests.harness import Account, Stack, make_tenant, start_stack, wait_until
 
 
@@ -25,6 +26,15 @@ def pair() -> Iterator[Stack]:
 
 
 JSON = {"content-type": "application/json", "anthropic-version": "2023-06-01"}
+
+
+def post(*arguments: Any, **options: Any) -> httpx2.Response:
+    """As an SDK does it: again where a busy machine let Valkey miss its 50 ms."""
+    for _ in range(20):
+        response = post_once(*arguments, **options)
+        if response.headers["exchequer-decision"] != "idempotency_reply_out_of_reach":
+            break
+    return response
 
 
 def named(key: str, **fields: Any) -> dict[str, str]:
@@ -289,9 +299,9 @@ def test_without_valkey_calls_go_on_and_repetitions_are_refused(account: Account
             tag = f"{account.tenant.slug}{stream}"
             headers = named(tag, tag=tag)
             ask = {**ASK, "stream": stream}
-            assert post(stack, account, ask, headers=headers).status_code == 200
+            assert post_once(stack, account, ask, headers=headers).status_code == 200
             account.wait_for_calls(2 * stream + 1)
-            assert_refused(post(stack, account, ask, headers=headers), 409, "conflict_error", "charged")
+            assert_refused(post_once(stack, account, ask, headers=headers), 409, "conflict_error", "charged")
             assert len(stack.bill(tag)) == 1
     assert [entry.basis for entry in account.entries()] == ["exact", "exact"]
 
@@ -301,14 +311,14 @@ def test_a_valkey_that_does_not_answer_delays_nobody(account: Account) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
         with start_stack(env={"REDIS_URL": url}) as stack:
-            assert post(stack, account, headers=named("k")).status_code == 200
+            assert post_once(stack, account, headers=named("k")).status_code == 200
             assert account.holds()  # the reply came while it was still being tried to keep it
             account.wait_for_calls(1)
             waited_seconds = []
             for _ in range(3):
                 began = time.monotonic()
                 assert_refused(
-                    post(stack, account, headers=named("k")), 409, "conflict_error", "at the moment"
+                    post_once(stack, account, headers=named("k")), 409, "conflict_error", "at the moment"
                 )
                 waited_seconds.append(time.monotonic() - began)
     assert 0.05 <= min(waited_seconds) < 0.5  # 50 ms, and a busy machine
