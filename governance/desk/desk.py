@@ -35,7 +35,7 @@ from governance.desk.link import Link
 from governance.desk.memo import void_of_unused_hold
 from governance.desk.overrun import settle_overrun
 from governance.desk.queue import UNREACHABLE, Queued, Taken, pop
-from governance.desk.room import WaitingRoom
+from governance.desk.room import Waiter, WaitingRoom
 
 log = logging.getLogger(__name__)
 
@@ -186,7 +186,7 @@ class Desk:
         except asyncio.CancelledError:
             # The answer may have come in the very tick in which the caller left.
             if queued.future.done() and not queued.future.cancelled() and queued.future.exception() is None:
-                self._void_unused(queued.item, queued.future.result())
+                self._void_unused(queued, queued.future.result())
             raise
         return answer
 
@@ -307,13 +307,15 @@ class Desk:
             record.answer(True)
         for hold, answer in zip(taken.holds, written.answers, strict=True):
             if not hold.answer(answer):
-                self._void_unused(hold.item, answer)
+                self._void_unused(hold, answer)
         for settlement in left_out:
             await self._settle_alone(settlement)
 
-    def _void_unused(self, hold: PlaceHold, answer: Answer) -> None:
+    def _void_unused(self, queued: Queued[PlaceHold], answer: Answer) -> None:
+        """Whoever waited for room tells by itself what became of its call: it may place another hold."""
         if isinstance(answer, Held):
-            self.settle(void_of_unused_hold(hold, "the caller left before the call was sent"))
+            why = "the caller left before the call was sent"
+            self.settle(void_of_unused_hold(queued.item, why, call_ends=not isinstance(queued, Waiter)))
 
     async def _settle_alone(self, queued: Queued[Settlement]) -> None:
         """What the batch left out: its hold is resolved already, or smaller than what the call cost."""

@@ -64,8 +64,11 @@ def _tags_that_fit(tags: dict[str, str]) -> dict[str, str]:
     return kept
 
 
-def void_of_unused_hold(hold: PlaceHold, reason: str) -> Settlement:
-    """A hold that was committed for a caller who will never use it. Nothing went upstream."""
+def void_of_unused_hold(hold: PlaceHold, reason: str, *, call_ends: bool = True) -> Settlement:
+    """A hold that was committed for a caller who will never use it. Nothing went upstream.
+
+    Without `call_ends` the call's row is left to the caller: it may be served with another hold.
+    """
     memo = msgspec.json.decode(hold.memo)
     attempt, call = _records(memo, hold.id, hold.tenant_id, hold.amount_nanos, hold.price_version)
     attempt.error = reason
@@ -75,7 +78,7 @@ def void_of_unused_hold(hold: PlaceHold, reason: str) -> Settlement:
         held_nanos=hold.amount_nanos,
         period_ids=hold.period_ids,
         attempt=attempt,
-        call=call,
+        call=call if call_ends else None,
         reason=reason,
         claimed=hold.claim is not None,
     )

@@ -55,8 +55,16 @@ async def wait_for_room(exchange: Exchange, order: PlaceHold, refused: Refused) 
                 return waiting.result()
             if leaving.done():
                 raise ClientLeft
-            now = await check_again(key, exchange.inbound.credentials, exchange.gateway.store)
-            check_pauses(now.pauses, exchange.tags)
+            try:
+                now = await check_again(key, exchange.inbound.credentials, exchange.gateway.store)
+                check_pauses(now.pauses, exchange.tags)
+            except CallRefused:
+                if not waiting.done():
+                    raise
+            # The answer may have come while the key was looked at. A hold goes to the caller in any case,
+            # which looks at the key once more before it uses it (pipeline.refused_meanwhile).
+            if waiting.done():
+                return waiting.result()
             if now is not key:
                 exchange.key = now
                 return refused.since

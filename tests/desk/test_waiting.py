@@ -230,6 +230,27 @@ async def test_a_caller_that_leaves_just_as_it_gets_in_owes_nothing(desk: Desk, 
         await until(lambda: purse.row(period) == (0, 0))
 
 
+async def test_a_waiter_that_leaves_just_as_it_gets_in_leaves_its_call_to_its_caller(
+    start_desk: StartDesk, purse: Purse
+) -> None:
+    """The call may be placed again, refused or recorded as left: one of them is its row."""
+    period, desk = purse.period(limit=100), await start_desk()
+    first, second = purse.hold(60, period), purse.hold(60, period)
+    await desk.place_hold(first)
+    waiter = asyncio.create_task(place(desk, second))
+    await until(lambda: desk.waiters == 1)
+    with purse.connection.transaction():  # the batch that lets it in waits for this lock
+        purse.connection.execute("SELECT 1 FROM ledger_budgetperiod WHERE id = %s FOR UPDATE", [period])
+        settled = desk.settle(void_of_unused_hold(first, "test"))
+        await asyncio.sleep(0.2)
+        waiter.cancel()
+        await asyncio.wait({waiter})
+    assert await settled
+    await until(lambda: purse.entries() == [("void", 0), ("void", 0)])
+    assert purse.row(period) == (0, 0)
+    assert purse.count("calls_call") == 1  # of the first
+
+
 async def test_calls_with_different_budgets_never_wait_for_each_other_in_a_ring(
     start_desk: StartDesk, purse: Purse
 ) -> None:

@@ -6,6 +6,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import httpx2
+import psycopg
+import pytest
 
 from tenants.keys import change_key, revoke_key
 from tenants.models import Tenant
@@ -161,6 +163,30 @@ def test_a_call_whose_settings_change_keeps_its_place_and_gets_what_is_new(stack
     assert_refused(response, 429, "billing_error", "It waited")
     assert not slow.done()
     slow.result()
+
+
+@pytest.mark.parametrize("change", ["settings", "revoked"])
+def test_a_hold_that_comes_while_the_key_is_looked_at_is_used_or_given_back(
+    stack: Stack, owner_connection: psycopg.Connection[Any], change: str
+) -> None:
+    """The look is slow because a table of settings is locked; the room comes before the look has ended."""
+    account = make_tenant("0.003")
+    slow = hold_for(stack, account, 1800)
+    waiting = in_background(stack, account, **script(tag=account.tenant.slug))
+    wait_until(lambda: waiters(stack) == 1, 5)
+    with owner_connection.transaction():
+        owner_connection.execute("LOCK TABLE tenants_pause IN ACCESS EXCLUSIVE MODE")
+        with platform_scope():
+            if change == "settings":
+                change_key(account.issued.key, {"hold_wait_seconds": 9})
+            else:
+                revoke_key(account.issued.key, "left the company")
+        assert slow.result().status_code == 200
+        time.sleep(0.3)  # the waiter's hold is placed
+    assert waiting.result().status_code == (200 if change == "settings" else 401)
+    served, second = account.wait_for_calls(2)
+    assert (served.outcome, second.outcome) == ("served", "served" if change == "settings" else "refused")
+    assert account.period().held_nanos == 0
 
 
 def test_a_call_waits_no_longer_than_half_of_its_clients_own_time_out(stack: Stack) -> None:
