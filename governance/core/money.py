@@ -25,9 +25,9 @@ def usd_to_nanos(usd: str | int | Decimal) -> int:
 
 def nanos_to_usd(nanos: int) -> str:
     """12_500_000_000 → '12.50'. Exact: two to nine decimals, no thousands separators, for files and APIs."""
-    whole, rest = divmod(abs(nanos), NANOS_PER_USD)
-    decimals = f"{rest:09d}".rstrip("0").ljust(2, "0")
-    return f"{'-' if nanos < 0 else ''}{whole}.{decimals}"
+    digits = f"{nanos:011d}" if nanos < 0 else f"{nanos:010d}"
+    decimals = digits[-9:].rstrip("0")
+    return f"{digits[:-9]}.{decimals if len(decimals) > 1 else digits[-9:-7]}"
 
 
 def format_usd(nanos: int) -> str:

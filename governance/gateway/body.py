@@ -82,29 +82,21 @@ async def read_body(
         raise CallRefused(_too_large(bytes_max, close=False))
     parts: list[bytes] = []
     size = 0
-
-    def keep(message: Message) -> bool:
-        """Whether there is more to come."""
-        nonlocal size
-        if message["type"] == "http.disconnect":
-            raise ClientLeft
-        part: bytes = message.get("body", b"")
-        size += len(part)
-        if size > bytes_max:
-            raise CallRefused(_too_large(bytes_max, close=True))
-        if part:
-            take(len(part))
-        parts.append(part)
-        return bool(message.get("more_body"))
-
     # Most bodies are there with their headers, and a timer costs more than such a body does.
-    here = _without_waiting(receive)
-    if here is not None and not keep(here):
-        return parts[0]
+    message = _without_waiting(receive)
+    if message is not None:
+        parts.append(_part(message, 0, bytes_max, take))
+        if not message.get("more_body"):
+            return parts[0]
+        size = len(parts[0])
     try:
         async with asyncio.timeout(seconds_max):
-            while keep(await receive()):
-                pass
+            while True:
+                message = await receive()
+                parts.append(_part(message, size, bytes_max, take))
+                if not message.get("more_body"):
+                    return b"".join(parts)
+                size += len(parts[-1])
     except TimeoutError:
         raise CallRefused(
             Refusal(
@@ -115,7 +107,18 @@ async def read_body(
                 close=True,
             )
         ) from None
-    return b"".join(parts)
+
+
+def _part(message: Message, size: int, bytes_max: int, take: Callable[[int], None]) -> bytes:
+    """The next part of a body, of which `size` bytes were read."""
+    if message["type"] == "http.disconnect":
+        raise ClientLeft
+    part: bytes = message.get("body", b"")
+    if size + len(part) > bytes_max:
+        raise CallRefused(_too_large(bytes_max, close=True))
+    if part:
+        take(len(part))
+    return part
 
 
 def _without_waiting(receive: Receive) -> Message | None:

@@ -27,11 +27,15 @@ _READ = {
 }
 _IDEMPOTENCY_KEY = re.compile(rb"[!-~]{1,255}")
 _NAMES_KEPT_MAX = 256
+_HEADERS_KEPT_MAX = 1024
+_HEADER_KEPT_BYTES_MAX = 128
 _TEXT_LENGTH_MAX = 256
 
 _plans: dict[bytes, tuple[str | None, bool]] = {}
 """Header name → (the name that it is forwarded under, if it is; whether we read it). Clients send the same
 few names on every request."""
+_forwarded: dict[tuple[bytes, bytes], tuple[str, str]] = {}
+"""Headers as they are forwarded; most of a client's are the same on every request."""
 
 
 class Inbound(msgspec.Struct):
@@ -57,10 +61,17 @@ def read_headers(raw: Iterable[tuple[bytes, bytes]]) -> Inbound:
     for name, value in raw:
         forward_as, read = _plans.get(name) or _plan(name)
         if forward_as is not None:
-            inbound.forward.append((forward_as, _text(name, value)))
+            inbound.forward.append(_forwarded.get((name, value)) or _forward(forward_as, name, value))
         if read:
             _read(inbound, name, value)
     return inbound
+
+
+def _forward(forward_as: str, name: bytes, value: bytes) -> tuple[str, str]:
+    header = forward_as, _text(name, value)
+    if len(_forwarded) < _HEADERS_KEPT_MAX and len(value) <= _HEADER_KEPT_BYTES_MAX:
+        _forwarded[name, value] = header
+    return header
 
 
 def _plan(name: bytes) -> tuple[str | None, bool]:
