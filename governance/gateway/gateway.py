@@ -167,7 +167,10 @@ class Gateway:
 
     # --- what the call path hands over --------------------------------------------------------------
     def refuse(self, exchange: Exchange, refusal: Refusal) -> GatewayResponse:
-        """Count the refusal, record it where the tenant is known, and put it in the envelope."""
+        """Count the refusal, record it where the tenant is known, and put it in the envelope. Once money was
+        held the call is its attempt's to count and to record."""
+        if exchange.held_ms is not None:
+            return envelope(refusal, str(exchange.id))
         self.metrics.calls[Outcome.REFUSED, refusal.reason] += 1
         if exchange.authenticated:
             call = call_record.of_call(exchange, Outcome.REFUSED, refusal.status, refusal.reason)

@@ -9,10 +9,12 @@ import pytest
 
 from governance.desk.items import Held, Settlement
 from governance.gateway import attempt as attempts
-from governance.gateway import call_record
+from governance.gateway import call_record, errors
 from governance.gateway.alerts import Alerts
 from governance.gateway.attempt import Attempt
 from governance.gateway.charging import Promise
+from governance.gateway.gateway import Gateway
+from governance.gateway.metrics import Metrics
 from tests.gateway.asking import ASK, post
 from tests.gateway.fixed_upstream import fixed_upstream
 from tests.harness import Account, start_stack
@@ -98,3 +100,20 @@ def test_an_attempt_counts_as_resolved_only_once_its_settlement_is_queued() -> N
     with pytest.raises(ValueError, match="cannot be made"):
         attempt.void("no connection was made", status=502, reason="upstream_unreachable")
     assert not attempt.resolved
+
+
+@pytest.mark.parametrize(("held_ms", "times"), [(None, 1), (12, 0)])
+def test_a_call_that_fails_unexpectedly_is_recorded_by_its_attempt_once_it_has_one(
+    monkeypatch: pytest.MonkeyPatch, held_ms: int | None, times: int
+) -> None:
+    """Two rows of one call: where a budget's row is locked, the one without the money would come first."""
+    monkeypatch.setattr(call_record, "of_call", lambda *_: "a call")
+    recorded: list[Any] = []
+    gateway: Any = Gateway.__new__(Gateway)
+    gateway.metrics = Metrics()
+    gateway.desk = SimpleNamespace(record=recorded.append)
+    gateway._watch = lambda _: None
+    exchange: Any = SimpleNamespace(id=uuid4(), authenticated=True, held_ms=held_ms)
+    assert gateway.refuse(exchange, errors.INTERNAL).status_code == 500
+    assert recorded == ["a call"] * times
+    assert sum(gateway.metrics.calls.values()) == times
