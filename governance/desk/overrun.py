@@ -33,7 +33,7 @@ async def settle_overrun(connection: RawConnection, lease: Lease, settlement: Se
         await _run(connection, statements.OPEN_BATCH, [lease.id, lease.epoch, lease.batch, locked])
         hold = await _run(connection, statements.ROOM_ABOVE_HOLD, [settlement.hold_id])
         if not hold:
-            await _credit_late(connection, settlement)
+            await _correct_late(connection, settlement)
             await connection.execute("COMMIT")
             return False
         held_nanos, room_nanos = hold[0]
@@ -55,9 +55,10 @@ async def settle_overrun(connection: RawConnection, lease: Lease, settlement: Se
     return True
 
 
-async def _credit_late(connection: RawConnection, settlement: Settlement) -> None:
+async def _correct_late(connection: RawConnection, settlement: Settlement) -> None:
     """Somebody else resolved the hold: a sweeper, for instance, that took a slow worker for a dead one and
-    charged it at a bound. Where this settlement knows better, the difference is given back."""
+    charged it at a bound. Where this settlement knows better, the difference is given back, or is the
+    operator's where the call cost more."""
     if settlement.basis not in (None, Basis.EXACT):
         return
     attempt = settlement.attempt
@@ -66,6 +67,8 @@ async def _credit_late(connection: RawConnection, settlement: Settlement) -> Non
     if attempt.output_tokens is not None:
         why += f" ({attempt.served_model}: {attempt.input_tokens} in, {attempt.output_tokens} out)"
     parameters = [settlement.hold_id, uuid7(), settlement.cost_nanos, why[:256]]
+    for (excess_nanos,) in await _run(connection, statements.LATE_OVERRUN, parameters):
+        _report(settlement, settlement.cost_nanos - excess_nanos, excess_nanos)
     rows = await _run(connection, statements.LATE_CREDIT, parameters)
     for credited_nanos, _ in rows:
         log.warning(

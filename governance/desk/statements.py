@@ -177,6 +177,21 @@ WITH account AS (
 SELECT left_nanos - $3, ledger_correct(id, $2, 'credit', $3 - left_nanos, 0, price_version, $4)
 FROM account WHERE left_nanos > $3
 """
+# The same where it cost more: the excess over what the books say it cost.
+LATE_OVERRUN = f"""
+WITH account AS (
+    SELECT e.*, $3 - e.amount_nanos - coalesce((
+        SELECT sum(c.amount_nanos) FROM ledger_ledgerentry c
+        WHERE c.corrects_id = e.id AND c.kind IN ('correction', 'overrun')), 0)::bigint AS excess_nanos
+    FROM ledger_ledgerentry e WHERE e.id = $1 AND e.kind = 'charge' AND e.basis <> 'exact'
+)
+INSERT INTO ledger_ledgerentry (id, kind, tenant_id, key_id, call_id, period_ids, amount_nanos, held_nanos,
+    list_nanos, price_version, corrects_id, reason, at, xact)
+SELECT $2, 'overrun', tenant_id, key_id, call_id, '{{}}', excess_nanos, 0, 0, price_version, id, $4,
+    exchequer_now(), {_XACT}
+FROM account WHERE excess_nanos > 0
+RETURNING amount_nanos
+"""
 RECORD_OVERRUN = f"""
 INSERT INTO ledger_ledgerentry (id, kind, tenant_id, key_id, call_id, period_ids, amount_nanos, held_nanos,
     list_nanos, price_version, corrects_id, reason, at, xact)

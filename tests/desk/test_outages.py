@@ -17,9 +17,10 @@ import pytest
 from django.conf import settings
 
 from governance.desk.desk import Desk
-from governance.desk.items import DeskUnavailable, Held, Refused, Shrink
+from governance.desk.items import DeskUnavailable, Held, Refused, Settlement, Shrink
 from governance.desk.sweeper import Sweeper
 from governance.ledger.audit import audit
+from governance.ledger.kinds import Basis
 from tests.chaos_proxy import ChaosProxy
 from tests.desk.conftest import Fatal, Purse
 
@@ -148,6 +149,25 @@ async def _die(desk: Desk) -> None:
     desk._task.cancel()
     await asyncio.wait({desk._task})
     await desk._link._connection.close()
+
+
+async def test_a_late_settlement_above_its_hold_is_charged_in_full_all_the_same(
+    start_desk: StartDesk, purse: Purse
+) -> None:
+    """The sweeper has charged the hold; what the call cost beyond it is the operator's, once."""
+    alive, slow = await start_desk(worker="alive"), await start_desk(worker="slow")
+    period = purse.period(limit=100)
+    hold = purse.hold(60, period)
+    await slow.place_hold(hold)
+    attempt, call = purse.records(hold, 60)
+    swept = Settlement.charge(
+        hold_id=hold.id, basis=Basis.FULL_HOLD, held_nanos=60, period_ids=(period,), attempt=attempt, call=call
+    )
+    assert await alive.settle(swept)
+    for _ in range(2):
+        assert not await slow.settle(purse.charge(hold, 85))
+    assert purse.entries() == [("charge", 60), ("overrun", 25)]
+    assert purse.row(period) == (60, 0)
 
 
 async def test_a_dead_workers_holds_are_charged_in_full_and_a_late_settlement_credits_the_rest(
