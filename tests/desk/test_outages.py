@@ -161,8 +161,9 @@ async def test_a_late_settlement_above_its_hold_is_charged_in_full_all_the_same(
     await slow.place_hold(hold)
     attempt, call = purse.records(hold, 60)
     swept = Settlement.charge(
-        hold_id=hold.id, basis=Basis.FULL_HOLD, held_nanos=60, period_ids=(period,), attempt=attempt, call=call
-    )
+        hold_id=hold.id, basis=Basis.FULL_HOLD, held_nanos=60, period_ids=(period,), attempt=attempt,
+        call=call,
+    )  # fmt: skip
     assert await alive.settle(swept)
     for _ in range(2):
         assert not await slow.settle(purse.charge(hold, 85))
