@@ -113,6 +113,7 @@ def issue_key(
     allowed_models: Sequence[str] = (),
     max_output_tokens: int | None = None,
     hold_wait_seconds: int = 10,
+    clamp_floor_tokens: int | None = None,
     unbounded_allowed: bool = False,
     actor: Actor | None = None,
 ) -> IssuedKey:
@@ -130,6 +131,7 @@ def issue_key(
         allowed_models=list(allowed_models),
         max_output_tokens=max_output_tokens,
         hold_wait_seconds=hold_wait_seconds,
+        clamp_floor_tokens=clamp_floor_tokens,
         unbounded_allowed=unbounded_allowed,
     )
     if team is not None and team.tenant_id != tenant.pk:
@@ -148,6 +150,7 @@ CHANGEABLE_SETTINGS = (
     "allowed_models",
     "max_output_tokens",
     "hold_wait_seconds",
+    "clamp_floor_tokens",
     "unbounded_allowed",
 )
 
@@ -230,6 +233,7 @@ def key_facts(key: ApiKey) -> dict[str, object]:
         "allowed_models": key.allowed_models,
         "max_output_tokens": key.max_output_tokens,
         "hold_wait_seconds": key.hold_wait_seconds,
+        "clamp_floor_tokens": key.clamp_floor_tokens,
         "unbounded_allowed": key.unbounded_allowed,
     }
 

@@ -197,6 +197,12 @@ class ApiKey(models.Model):
         help_text="How long a call waits, in order of arrival, for room that calls in flight will leave in a "
         "budget; 0 refuses at once.",
     )
+    clamp_floor_tokens = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        help_text="A call that does not fit in a budget is made with fewer max_tokens, but not with fewer "
+        "than this; empty refuses it.",
+    )
     unbounded_allowed = models.BooleanField(
         default=False,
         help_text="Let calls pass whose worst case has no bound. Such calls can overspend a hard budget.",
@@ -223,6 +229,9 @@ class ApiKey(models.Model):
             ),
             models.CheckConstraint(
                 condition=Q(hold_wait_seconds__gte=0, hold_wait_seconds__lte=300), name="apikey_hold_wait"
+            ),
+            models.CheckConstraint(
+                condition=Q(clamp_floor_tokens=None) | Q(clamp_floor_tokens__gte=1), name="apikey_clamp_floor"
             ),
             models.CheckConstraint(
                 condition=_sql_rule(

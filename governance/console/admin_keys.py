@@ -93,7 +93,13 @@ class ApiKeyAdmin(ConsoleAdmin):
         return access.may_change_key(row)
 
     def get_fieldsets(self, request: HttpRequest, obj: Model | None = None) -> Any:
-        limits = ["max_output_tokens", "hold_wait_seconds", "allowed_models", "unbounded_allowed"]
+        limits = [
+            "max_output_tokens",
+            "hold_wait_seconds",
+            "clamp_floor_tokens",
+            "allowed_models",
+            "unbounded_allowed",
+        ]
         if not isinstance(obj, ApiKey):
             whose = {"fields": ["tenant", "team", "name", "expires_at"]}
             return [(None, whose), ("Limits", {"fields": limits}), ("Tags", {"fields": TAGS})]

@@ -3,7 +3,7 @@
 from datetime import datetime
 
 import psycopg
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from governance.budgets.periods import BudgetClosed, PeriodRow, SubjectsFull
 from governance.budgets.subjects import SUBJECT_NAMES
@@ -26,8 +26,10 @@ from governance.desk.memo import make_memo
 from governance.gateway import errors
 from governance.gateway.attempt import Attempt
 from governance.gateway.body import ClientLeft
+from governance.gateway.bound import worst_case
 from governance.gateway.callers import legs_of
 from governance.gateway.charging import Promise
+from governance.gateway.clamp import CLAMP_TRIES_MAX, least_max_tokens, lowered
 from governance.gateway.errors import DO_NOT_RETRY, CallRefused, Refusal, retry_after
 from governance.gateway.exchange import Exchange
 from governance.gateway.idempotency import KeyTaken
@@ -65,6 +67,11 @@ async def hold(exchange: Exchange, promise: Promise) -> Attempt:
         if isinstance(answer, Held):
             exchange.held_ms = exchange.elapsed_ms()
             return Attempt(exchange, answer, period_ids, promise)
+        if isinstance(answer, Refused) and not answer.closed and exchange.key.clamp_floor_tokens is not None:
+            smaller = await _place_less(exchange, order, answer)
+            if isinstance(smaller, Attempt):
+                return smaller
+            answer = smaller
         if isinstance(answer, Claimed):
             raise KeyTaken(answer)
         if isinstance(answer, int):  # settings changed while it waited, perhaps which budgets cover it
@@ -95,8 +102,8 @@ async def _place(exchange: Exchange, order: PlaceHold) -> Answer | int:
     """The desk's answer, after waiting for room where that helps. A number: place it again, waiting since."""
     try:
         answer = await exchange.gateway.desk.place_hold(order)
-        may_wait = order.waiting_since != WILL_NOT_WAIT
-        if isinstance(answer, Refused) and may_wait and answer.fits_later(order.amount_nanos):
+        would_wait = order.waiting_since != WILL_NOT_WAIT
+        if isinstance(answer, Refused) and would_wait and answer.fits_later(order.amount_nanos):
             return await wait_for_room(exchange, order, answer)
         return answer
     except DeskUnavailable:
@@ -104,6 +111,39 @@ async def _place(exchange: Exchange, order: PlaceHold) -> Answer | int:
     except ClientLeft:
         exchange.gateway.record_departure(exchange)
         raise
+
+
+async def _place_less(exchange: Exchange, order: PlaceHold, refused: Refused) -> Attempt | Refused | Claimed:
+    """The call with as many `max_tokens` as there is room for, at its place in the queue; it does not wait.
+
+    Where that may not be, or is not enough: the request as it was, and the refusal that it had.
+    """
+    least = least_max_tokens(exchange)
+    if least is None:
+        return refused
+    asked, room_nanos = exchange.request, refused.room_nanos
+    since = refused.since if order.waiting_since != WILL_NOT_WAIT else WILL_NOT_WAIT
+    for _ in range(CLAMP_TRIES_MAX):
+        request = lowered(exchange, room_nanos, least)
+        if request is None:
+            break
+        exchange.request = request
+        fewer = worst_case(exchange)
+        memo = _memo(exchange, fewer)
+        order = replace(order, id=uuid7(), amount_nanos=fewer.held_nanos, memo=memo, waiting_since=since)
+        try:
+            answer = await exchange.gateway.desk.place_hold(order)
+        except DeskUnavailable:
+            raise CallRefused(errors.LEDGER_UNAVAILABLE) from None
+        if isinstance(answer, Held):
+            exchange.decision |= {"max_tokens": request.max_tokens, "clamped_from": asked.max_tokens}
+            exchange.held_ms = exchange.elapsed_ms()
+            return Attempt(exchange, answer, order.period_ids, fewer)
+        exchange.request = asked
+        if isinstance(answer, Claimed) or answer.closed:
+            return answer
+        room_nanos = answer.room_nanos
+    return refused
 
 
 def _refused(exchange: Exchange, answer: Refused, leg: Leg, row: PeriodRow, needed_nanos: int) -> CallRefused:
@@ -115,8 +155,8 @@ def _refused(exchange: Exchange, answer: Refused, leg: Leg, row: PeriodRow, need
         "needed_nanos": needed_nanos,
         "ahead_nanos": answer.ahead_nanos,
     }
-    waited_ms = exchange.decision.get("waited_ms", 0)
-    return CallRefused(budget_refusal(answer, leg, row.period, needed_nanos, utcnow(), waited_ms))
+    waited_ms, least = exchange.decision.get("waited_ms", 0), exchange.decision.get("clamp_floor")
+    return CallRefused(budget_refusal(answer, leg, row.period, needed_nanos, utcnow(), waited_ms, least))
 
 
 async def _period_rows(exchange: Exchange, legs: tuple[Leg, ...]) -> tuple[PeriodRow, ...]:
@@ -155,9 +195,16 @@ def _memo(exchange: Exchange, promise: Promise) -> str:
 
 
 def budget_refusal(
-    answer: Refused, leg: Leg, period: Period, needed_nanos: int, now: datetime, waited_ms: int = 0
+    answer: Refused,
+    leg: Leg,
+    period: Period,
+    needed_nanos: int,
+    now: datetime,
+    waited_ms: int = 0,
+    least_max_tokens: int | None = None,
 ) -> Refusal:
     """A 429 in the shape that Claude Code shows verbatim. All figures are of one locked read.
+    `least_max_tokens`: what the call was to be lowered to at most, and does not fit with either.
 
     `budget_held`: it will fit when calls in flight have ended. `budget_exhausted`: not in this period.
     """
@@ -168,6 +215,8 @@ def budget_refusal(
         f"({format_usd(row.spent_nanos)} spent, {format_usd(row.held_nanos)} held for calls in "
         "flight). "
     )
+    if least_max_tokens is not None:
+        figures += f"It would not fit even with max_tokens lowered to {least_max_tokens:,}. "
     if answer.fits_later(needed_nanos):
         return _held_refusal(figures, answer.ahead_nanos, waited_ms)
     when = _when_it_resets(leg, period)

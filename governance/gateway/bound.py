@@ -1,5 +1,7 @@
 """The worst case of a call in nano-dollars, before anything is sent; or why there is none."""
 
+from bisect import bisect_right
+
 from governance.core.money import NANOS_MAX
 from governance.core.usage import Speed
 from governance.gateway import errors
@@ -10,6 +12,7 @@ from governance.gateway.exchange import Exchange
 from governance.gateway.request import CacheTtl, Request
 from governance.gateway.text_bound import InputBound, input_bound, unbounded_features
 from governance.pricing.book import PriceBook
+from governance.pricing.rates import ModelFacts
 
 CONTEXT_WINDOW_TOKENS_MAX = 1_000_000
 """The window of a model that we do not know, or that a beta widens."""
@@ -30,9 +33,7 @@ def worst_case(exchange: Exchange) -> Promise:
     if not key.tenant.upstream_headers:
         raise CallRefused(errors.NO_UPSTREAM_CREDENTIAL)
     facts = key.tenant.book.model(request.model)
-    window = facts.context_window_tokens if facts else CONTEXT_WINDOW_TOKENS_MAX
-    if any(beta.startswith(_WIDER_WINDOW) for beta in exchange.inbound.beta):
-        window = max(window, CONTEXT_WINDOW_TOKENS_MAX)
+    window = _window_tokens(exchange, facts)
     bound = input_bound(request, window)
     features = unbounded_features(request)
     if features:
@@ -43,7 +44,7 @@ def worst_case(exchange: Exchange) -> Promise:
         exchange.bound = "assumed"
     else:
         exchange.bound = "bounded"
-    held_nanos = _priced(key.tenant.book, exchange, bound)
+    held_nanos = _priced(key.tenant.book, exchange, bound, request.max_tokens)
     if held_nanos > NANOS_MAX:
         raise invalid(
             "worst_case_too_large",
@@ -56,7 +57,7 @@ def worst_case(exchange: Exchange) -> Promise:
         held_nanos=held_nanos,
         list_nanos=held_nanos
         if list_book is key.tenant.book
-        else min(NANOS_MAX, _priced(list_book, exchange, bound)),
+        else min(NANOS_MAX, _priced(list_book, exchange, bound, request.max_tokens)),
         max_tokens=request.max_tokens,
         single_pass=bound.passes_max == 1 and exchange.bound == "bounded",
         at=exchange.started_at,
@@ -66,13 +67,35 @@ def worst_case(exchange: Exchange) -> Promise:
     )
 
 
-def _priced(book: PriceBook, exchange: Exchange, bound: InputBound) -> int:
+def max_tokens_within(exchange: Exchange, room_nanos: int) -> int | None:
+    """The most output tokens, fewer than the request asks for, with which its worst case is at most
+    `room_nanos`; 0 where one is too many, None where it may be sampled in several passes."""
+    key, request = exchange.key, exchange.request
+    book = key.tenant.book
+    bound = input_bound(request, _window_tokens(exchange, book.model(request.model)))
+    if bound.passes_max > 1:
+        return None
+    return bisect_right(
+        range(1, request.max_tokens),
+        room_nanos,
+        key=lambda max_tokens: _priced(book, exchange, bound, max_tokens),
+    )
+
+
+def _window_tokens(exchange: Exchange, facts: ModelFacts | None) -> int:
+    window = facts.context_window_tokens if facts else CONTEXT_WINDOW_TOKENS_MAX
+    if any(beta.startswith(_WIDER_WINDOW) for beta in exchange.inbound.beta):
+        window = max(window, CONTEXT_WINDOW_TOKENS_MAX)
+    return window
+
+
+def _priced(book: PriceBook, exchange: Exchange, bound: InputBound, max_tokens: int) -> int:
     request = exchange.request
     speed: Speed = "standard" if request.fields.speed in (None, "standard") else "fast"
     return book.worst_case(
         request.model,
         input_tokens_max=bound.tokens_max,
-        output_tokens_max=request.max_tokens * bound.passes_max,
+        output_tokens_max=max_tokens * bound.passes_max,
         cache_ttl=_cache_ttl(request, bound),
         inference_geo=request.fields.inference_geo,
         speed=speed,

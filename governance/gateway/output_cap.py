@@ -19,7 +19,7 @@ def capped(request: Request, cap: int) -> Request:
     """The request asking for at most `cap` output tokens. CallRefused where that cannot be done."""
     if request.max_tokens <= cap:
         return request
-    thinking = _thinking_budget(request)
+    thinking = thinking_budget(request)
     if thinking >= cap:
         raise invalid(
             "thinking_above_cap",
@@ -52,7 +52,9 @@ def _governing_digits(body: bytes) -> slice | None:
     return None
 
 
-def _thinking_budget(request: Request) -> int:
+def thinking_budget(request: Request) -> int:
+    """How many tokens the request wants to think with at most; 0 where it does not say. CallRefused where
+    that is not a number."""
     raw = (request.fields.thinking or {}).get("budget_tokens", msgspec.Raw())
     if not is_given(raw):
         return 0

@@ -71,6 +71,9 @@ def response_headers(exchange: Exchange, upstream: aiohttp.ClientResponse) -> li
     headers.append((b"exchequer-call-id", msgspec.json.encode(exchange.id)[1:-1]))
     headers.append((b"exchequer-decision", exchange.decision_text.encode()))
     headers.append((b"exchequer-cache", b"off"))
+    max_tokens = exchange.decision.get("max_tokens")  # lowered, by the key's cap or to fit in a budget
+    if max_tokens is not None:
+        headers.append((b"exchequer-max-tokens", b"%d" % max_tokens))
     if exchange.taken is not None:
         headers += exchange.taken.headers()
     return headers

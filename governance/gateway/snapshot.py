@@ -55,7 +55,7 @@ LOOKUPS_AT_ONCE_MAX = 256
 LOAD_KEY = """
 SELECT id, public_id, tenant_id, team_id, digest, pepper_id, expires_at, revoked_at, default_tags,
        required_tags, allowed_models, max_output_tokens, unbounded_allowed, lineage_id,
-       hold_wait_seconds
+       hold_wait_seconds, clamp_floor_tokens
 FROM tenants_apikey WHERE public_id = %s
 """
 LOAD_NEW_IDS = """
@@ -121,6 +121,7 @@ class KeySnapshot:
     allowed_models: frozenset[str]
     max_output_tokens: int | None
     hold_wait_seconds: int
+    clamp_floor_tokens: int | None
     unbounded_allowed: bool
     coverage: Coverage
     is_authenticated: bool = True
@@ -385,6 +386,7 @@ def _compile_key(row: tuple[Any, ...], tenant: TenantSnapshot) -> KeySnapshot:
         unbounded,
         lineage_id,
         hold_wait_seconds,
+        clamp_floor_tokens,
     ) = row
     return KeySnapshot(
         id=key_id,
@@ -403,6 +405,7 @@ def _compile_key(row: tuple[Any, ...], tenant: TenantSnapshot) -> KeySnapshot:
         allowed_models=frozenset(models),
         max_output_tokens=cap,
         hold_wait_seconds=hold_wait_seconds,
+        clamp_floor_tokens=clamp_floor_tokens,
         unbounded_allowed=unbounded,
         coverage=covering(tenant.budgets, team_id=team_id, key_id=lineage_id),
     )

@@ -27,6 +27,7 @@ def issue_form(house: House, **changes: object) -> dict[str, object]:
         "allowed_models": "claude-haiku-5-5",
         "max_output_tokens": 4096,
         "hold_wait_seconds": 25,
+        "clamp_floor_tokens": 512,
     } | changes
 
 
@@ -48,12 +49,9 @@ def test_a_new_keys_text_is_shown_once_and_kept_nowhere(
         {"feature": "search", "endpoint": "faq"},
         ["feature", "endpoint"],
     )
-    assert (key.allowed_models, key.max_output_tokens, key.hold_wait_seconds, key.unbounded_allowed) == (
-        ["claude-haiku-5-5"],
-        4096,
-        25,
-        False,
-    )
+    limits = ("max_output_tokens", "hold_wait_seconds", "clamp_floor_tokens", "unbounded_allowed")
+    assert key.allowed_models == ["claude-haiku-5-5"]
+    assert tuple(getattr(key, name) for name in limits) == (4096, 25, 512, False)
     assert "no-store" in shown.headers["cache-control"]
     later = [
         client.get(reverse("admin:tenants_apikey_change", args=[key.pk])).content.decode(),

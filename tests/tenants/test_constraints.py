@@ -23,6 +23,7 @@ BAD_KEYS = {
     "digest": [b"", b"x" * 31, b"x" * 33],
     "max_output_tokens": [0, -1],
     "hold_wait_seconds": [-1, 301],
+    "clamp_floor_tokens": [0, -1],
     "revoked_reason": ["revoked without a time"],
     "name": ["", "nul-like\u0001"],
     "default_tags": [

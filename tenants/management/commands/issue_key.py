@@ -29,6 +29,11 @@ class Command(PlatformCommand):
         parser.add_argument(
             "--max-output-tokens", type=int, help="the largest max_tokens that a call may ask"
         )
+        parser.add_argument(
+            "--clamp-floor-tokens",
+            type=int,
+            help="let a call that does not fit be made with fewer max_tokens, but not with fewer than this",
+        )
         parser.add_argument("--json", action="store_true", help='print {"id": …, "key": …}')
 
     def work(self, **options: Any) -> str:
@@ -41,6 +46,7 @@ class Command(PlatformCommand):
             expires_at=utcnow() + timedelta(days=days) if days is not None else None,
             max_output_tokens=options["max_output_tokens"],
             hold_wait_seconds=options["hold_wait_seconds"],
+            clamp_floor_tokens=options["clamp_floor_tokens"],
             actor=self.actor,
         )
         if options["json"]:
