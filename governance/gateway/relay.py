@@ -48,6 +48,9 @@ _STRIPPED = frozenset(
 _STRIPPED_PREFIXES = (b"anthropic-ratelimit-", b"anthropic-priority-", b"anthropic-fast-", b"exchequer-")
 
 
+_VISIBLE = bytes(code if 32 <= code < 127 else ord("?") for code in range(256))
+
+
 class _Error(msgspec.Struct):
     type: str
 
@@ -77,6 +80,11 @@ def response_headers(exchange: Exchange, upstream: aiohttp.ClientResponse) -> li
     if exchange.taken is not None:
         headers += exchange.taken.headers()
     return headers
+
+
+def _header_value(text: str | None) -> bytes:
+    """A text that came from outside, as it may stand in a header: a line break would begin another one."""
+    return (text or "").encode("ascii", "replace").translate(_VISIBLE)
 
 
 def budget_headers(attempt: Attempt) -> list[tuple[bytes, bytes]]:
@@ -164,7 +172,7 @@ async def _relay_message(
     headers += budget_headers(attempt)
     headers += (
         (b"content-length", b"%d" % len(body)),
-        (b"exchequer-model", (served or "").encode("ascii", "replace")),
+        (b"exchequer-model", _header_value(served)),
         (b"exchequer-cost-usd", nanos_to_usd(charge.cost_nanos).encode()),
     )
     reason = "served" if charge.passes else "usage_unreadable"
@@ -214,7 +222,7 @@ class EventStream:
         self._failure: Refusal | None = None
         self._kept = None if exchange.claim is None else bytearray()
         headers = response_headers(exchange, upstream) + budget_headers(attempt)
-        headers.append((b"exchequer-model", (exchange.requested_model or "").encode("ascii", "replace")))
+        headers.append((b"exchequer-model", _header_value(exchange.requested_model)))
         self._kept_headers = [] if self._kept is None else headers
         self.response = GatewayResponse(
             upstream.status, headers, stream=self._chunks(), after=attempt.settling(self._settle)

@@ -197,3 +197,21 @@ def test_a_reply_over_64_mb_ends_in_a_502_and_is_charged_in_full(account: Accoun
         call, attempt, entry = one(account)
         assert peak_mb(stack) < 400
     assert (call.reason, entry.basis, attempt.usage_source) == ("upstream_cut", "full_hold", "none")
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
+def test_a_models_name_cannot_add_a_header(account: Account, stream: bool) -> None:
+    name = "claude\r\nset-cookie: a=b"
+    message = json.loads(REPLY) | {"model": name}
+    reply, kind = json.dumps(message).encode(), "application/json"
+    if stream:
+        event = json.dumps({"type": "message_start", "message": message}).encode()
+        reply, kind = b"event: message_start\ndata: " + event + b"\n\n", "text/event-stream"
+    with (
+        fixed_upstream(reply, kind) as url,
+        start_stack(simulator=False, env={"ANTHROPIC_BASE_URL": url}) as stack,
+    ):
+        answer = post(stack, account, {**ASK, "model": name, "stream": stream})
+    assert answer.status_code == 200
+    assert "set-cookie" not in answer.headers
+    assert answer.headers["exchequer-model"] == "claude??set-cookie: a=b"
