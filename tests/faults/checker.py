@@ -241,8 +241,10 @@ def _shown(evidence: Evidence) -> Iterator[str]:
     charges: dict[Any, int] = defaultdict(int)
     for attempt in evidence.attempts:
         costs[attempt.call_id] += attempt.cost_nanos
+    # What is learned after a charge at a bound stands in entries alone: a call's row is never changed.
+    exact = {entry.id for entry in evidence.entries if entry.kind == "charge" and entry.basis == "exact"}
     for entry in evidence.entries:
-        if entry.kind in (*RESOLVING, "overrun"):
+        if entry.kind in RESOLVING or (entry.kind == "overrun" and entry.corrects_id in exact):
             charges[entry.call_id] += entry.amount_nanos
     for call in evidence.calls:
         if not call.cost_nanos == costs[call.id] == charges[call.id]:

@@ -9,6 +9,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -86,6 +87,14 @@ class World:
         self.loop.call_soon_threadsafe(self.loop.stop)
 
 
+@dataclass
+class Swept:
+    """What is charged for a hold that a sweeper resolved, and what the operator bears of it."""
+
+    charged: int
+    overrun: int = 0
+
+
 class BudgetsAndLedger(RuleBasedStateMachine):
     """One tenant: a budget with two days, one without end, and a soft one."""
 
@@ -107,6 +116,7 @@ class BudgetsAndLedger(RuleBasedStateMachine):
         self.resolved: list[tuple[OpenHold, PlaceHold]] = []
         self.placed: dict[Any, PlaceHold] = {}
         self.entries: list[tuple[str, int]] = []
+        self.swept: dict[Any, Swept] = {}
 
     # --- what may happen -----------------------------------------------------------------------
     @rule(desk=which_desk, legs=which_legs, wanted=st.lists(amounts, min_size=1, max_size=5))
@@ -188,9 +198,11 @@ class BudgetsAndLedger(RuleBasedStateMachine):
     @precondition(lambda self: self.resolved)
     @rule(pick=some, desk=which_desk, cost=st.integers(0, 900))
     def settle_again(self, pick: int, desk: int, cost: int) -> None:
-        """Too late: somebody was first. Nothing moves."""
+        """Too late: somebody was first. Nothing moves, unless a sweeper was, which did not know the cost."""
         hold, _ = self.resolved[pick % len(self.resolved)]
         assert not self._on(desk, lambda one: one.settle(self._settlement(hold, "exact", cost)))
+        if hold.id in self.swept:
+            self._told_late(hold, self.swept[hold.id], cost)
 
     @rule()
     def the_second_worker_dies_and_is_swept(self) -> None:
@@ -214,6 +226,7 @@ class BudgetsAndLedger(RuleBasedStateMachine):
             self.open.remove(hold)
             self.resolved.append((hold, self.placed[hold.id]))
             self._charged(hold, hold.amount, "charge")
+            self.swept[hold.id] = Swept(hold.amount)
 
     @precondition(lambda self: self.open)
     @rule(pick=some)
@@ -306,6 +319,16 @@ class BudgetsAndLedger(RuleBasedStateMachine):
         self.entries.append((kind, amount))
         if cost > amount:
             self.entries.append(("overrun", cost - amount))
+
+    def _told_late(self, hold: OpenHold, swept: Swept, cost: int) -> None:
+        if cost > hold.amount + swept.overrun:
+            self.entries.append(("overrun", cost - hold.amount - swept.overrun))
+            swept.overrun = cost - hold.amount
+        elif cost < swept.charged:
+            self.entries.append(("credit", cost - swept.charged))
+            for row in hold.legs:
+                row.spent -= swept.charged - cost
+            swept.charged = cost
 
 
 def _ids(hold: OpenHold) -> tuple[int, ...]:
