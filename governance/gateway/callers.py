@@ -34,7 +34,11 @@ def _models(book: PriceBook, asked: Iterable[str]) -> frozenset[str] | None:
         facts = book.model(model)
         if facts is not None:
             names |= {facts.model_id, facts.family}
-        else:  # a model that we do not know is of the tier that its name says
-            names.add(model)
-            names.update(tier for tier in TIERS if tier in model.lower())
+            continue
+        # A name that we do not know, a new date for instance, may be any model of the tier that it says.
+        tiers = {tier for tier in TIERS if tier in model.lower()}
+        if not tiers:
+            return None
+        names |= {model, *tiers}
+        names.update(known.model_id for known in book.models if known.family in tiers)
     return frozenset(names)

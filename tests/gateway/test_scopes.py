@@ -198,6 +198,8 @@ def test_a_tags_value_has_a_budget_and_each_value_may_have_one(
         (["opus"], {}, False),
         (["claude-opus-5-5"], {}, False),
         (["opus"], {"model": "claude-opus-9-experimental"}, True),
+        (["claude-opus-5-5"], {"model": "claude-opus-5-5-20261101"}, True),
+        (["claude-opus-5-5"], {"model": "claude-unheard-of"}, True),
         (["opus", "sonnet"], {}, True),
         (["haiku"], {"fallbacks": [{"model": "claude-haiku-5-5"}]}, True),
         (["opus"], {"fallbacks": [{"model": "claude-haiku-5-5"}]}, False),
