@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -33,6 +33,7 @@ from tests.harness import wait_until
 
 LATER = timedelta(hours=1)
 _names = itertools.count()
+_at: list[tuple[asyncio.Runner, Desk]] = []
 
 
 @pytest.fixture
@@ -53,20 +54,27 @@ def each_user(tenant: Tenant, limit_nanos: int = 100, **options: Any) -> Budget:
         )
 
 
-def at_the_desk[T](work: "Callable[[Desk], Any]") -> Any:
-    """Run with a desk of its own, on a loop of its own."""
+@pytest.fixture(autouse=True)
+def desk() -> Iterator[None]:
+    """One desk a test: a hold whose desk has stopped belongs to whoever sweeps next."""
+    broken: list[BaseException] = []
+    opened = Desk(settings.DATABASE_URL, "adjust", on_fatal=broken.append)
+    with asyncio.Runner() as runner:
+        runner.run(opened.start())
+        _at[:] = [(runner, opened)]
+        yield
+        runner.run(opened.stop(5))
+    assert broken == []
+
+
+def at_the_desk(work: Callable[[Desk], Awaitable[Any]]) -> Any:
+    """Run with the test's desk, on its loop."""
+    [(runner, desk)] = _at
 
     async def run() -> Any:
-        broken: list[BaseException] = []
-        desk = Desk(settings.DATABASE_URL, "adjust", on_fatal=broken.append)
-        await desk.start()
-        try:
-            return await work(desk)
-        finally:
-            await desk.stop(5)
-            assert broken == []
+        return await work(desk)
 
-    return asyncio.run(run())
+    return runner.run(run())
 
 
 def row_of(budget: Budget, subject: str = "") -> PeriodRow:
