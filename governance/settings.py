@@ -101,6 +101,7 @@ INSTALLED_APPS = [
     "governance.desk",
     "governance.budgets",
     "governance.limits",
+    "governance.routing",
     "governance.gateway",
     "governance.console",
     "governance.ops",
