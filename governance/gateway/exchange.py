@@ -21,6 +21,7 @@ from governance.gateway.user_id import TEXT_LENGTH_MAX, end_user_of, session_of
 if TYPE_CHECKING:
     from governance.gateway.gateway import Gateway
     from governance.gateway.rate_limits import Taken
+    from governance.routing.route import Route
 
 
 class Exchange:
@@ -51,6 +52,7 @@ class Exchange:
         "path",
         "query",
         "receive",
+        "route",
         "started_at",
         "started_monotonic",
         "tags",
@@ -83,6 +85,7 @@ class Exchange:
         self.client_left = False
         self.on_leave: Callable[[], None] | None = None
         self.taken: Taken | None = None
+        self.route: Route | None = None
 
     def read_headers(self, scope: Any) -> None:
         """CallRefused for headers that cannot be read."""

@@ -7,6 +7,7 @@ import msgspec
 from django.core.exceptions import ValidationError
 
 from governance.gateway.errors import CallRefused, invalid
+from governance.routing.document import LatencyClass
 from tenants.validators import TAGS_MAX, validate_tags
 
 _FORWARDED = {b"user-agent", b"content-type"}
@@ -18,6 +19,9 @@ _READ = {
     b"content-encoding",
     b"content-length",
     b"exchequer-tags",
+    b"exchequer-latency-class",
+    b"exchequer-dry-run",
+    b"exchequer-route",
     b"idempotency-key",
     b"anthropic-version",
     b"anthropic-beta",
@@ -30,6 +34,8 @@ _NAMES_KEPT_MAX = 256
 _HEADERS_KEPT_MAX = 1024
 _HEADER_KEPT_BYTES_MAX = 128
 _TEXT_LENGTH_MAX = 256
+
+LATENCY_CLASSES: tuple[LatencyClass, ...] = ("interactive", "background", "batch")
 
 _plans: dict[bytes, tuple[str | None, bool]] = {}
 """Header name → (the name that it is forwarded under, if it is; whether we read it). Clients send the same
@@ -48,6 +54,9 @@ class Inbound(msgspec.Struct):
     content_length: int | None = None
     tags: str = ""
     idempotency_key: str | None = None
+    latency: LatencyClass = "interactive"
+    dry_run: bool = False
+    as_asked: bool = False
     version: str = ""
     beta: list[str] = []
     session: str | None = None
@@ -56,7 +65,7 @@ class Inbound(msgspec.Struct):
 
 
 def read_headers(raw: Iterable[tuple[bytes, bytes]]) -> Inbound:
-    """ASGI's headers (names in lower case) → Inbound. CallRefused for one that is not UTF-8."""
+    """ASGI's headers (names in lower case) → Inbound. CallRefused for one of ours that cannot be read."""
     inbound = Inbound()
     for name, value in raw:
         forward_as, read = _plans.get(name) or _plan(name)
@@ -99,6 +108,12 @@ def _read(inbound: Inbound, name: bytes, value: bytes) -> None:
             inbound.content_length = int(value) if value.isdigit() else None
         case b"exchequer-tags":
             inbound.tags = _text(name, value)
+        case b"exchequer-latency-class":
+            inbound.latency = _one_of(name, value, LATENCY_CLASSES)
+        case b"exchequer-dry-run":
+            inbound.dry_run = _one_of(name, value, ("true", "false")) == "true"
+        case b"exchequer-route":
+            inbound.as_asked = _one_of(name, value, ("as-asked", "policy")) == "as-asked"
         case b"idempotency-key":
             if inbound.idempotency_key is not None or not _IDEMPOTENCY_KEY.fullmatch(value):
                 raise invalid(
@@ -117,6 +132,16 @@ def _read(inbound: Inbound, name: bytes, value: bytes) -> None:
             inbound.user_agent = _text(name, value)[:_TEXT_LENGTH_MAX]
         case b"traceparent":
             inbound.traceparent = _text(name, value)[:64]
+
+
+def _one_of[Word: str](name: bytes, value: bytes, words: tuple[Word, ...]) -> Word:
+    given = value.strip().lower().decode("ascii", "replace")
+    for word in words:
+        if word == given:
+            return word
+    raise invalid(
+        "bad_header", f"The header {name.decode('ascii')} must be {' or '.join(words)}, not “{given[:40]}”."
+    )
 
 
 def _text(name: bytes, value: bytes) -> str:

@@ -60,6 +60,17 @@ def test_the_same_key_in_both_headers_is_one_key(stack: Stack, account: Account)
     account.wait_for_calls(1)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("exchequer-latency-class", "urgent"), ("exchequer-dry-run", "1"), ("exchequer-route", "opus")],
+)
+def test_a_header_of_ours_that_says_something_else_is_refused_by_name(
+    stack: Stack, account: Account, name: str, value: str
+) -> None:
+    response = post(stack, account, headers={name: value})
+    assert_refused(response, 400, "invalid_request_error", name, value)
+
+
 # --- what is asked ----------------------------------------------------------------------------------
 
 HELLO_TEXT = json.dumps(HELLO)
