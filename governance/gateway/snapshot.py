@@ -10,13 +10,11 @@ process answers 503 to everybody.
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from time import monotonic
 from typing import Any
-
-import psycopg
 
 from governance.budgets.terms import (
     LOAD_TERMS,
@@ -27,6 +25,15 @@ from governance.budgets.terms import (
     terms_from_row,
 )
 from governance.gateway.operator_rules import OperatorRules, load_operator_rules
+from governance.gateway.versions import (
+    FRESH_SECONDS_MAX,
+    Connection,
+    connect,
+    current_versions,
+    fetch_all,
+    fetch_one,
+    watch_versions,
+)
 from governance.limits.terms import LOAD_LIMITS, LimitTerms
 from governance.limits.terms import reaching as limits_reaching
 from governance.pricing.book import PriceBook
@@ -35,14 +42,10 @@ from tenants.credentials import open_credential
 from tenants.pauses import LOAD_PAUSES, PauseTerms
 from tenants.pauses import reaching as pauses_reaching
 from tenants.secrets import CannotDecrypt, fingerprint_key
-from tenants.versioning import GLOBAL_TENANT_ID, NOTIFY_CHANNEL
+from tenants.versioning import GLOBAL_TENANT_ID
 
 log = logging.getLogger(__name__)
 
-FRESH_SECONDS_MAX = 2.0
-COMPARE_SECONDS = 0.5
-COMPARE_PAUSE_SECONDS = 0.02
-"""A bulk change notifies once a row; it is not worth a comparison each."""
 KEYS_KEPT_MAX = 20_000
 UNKNOWN_KEPT_MAX = 10_000
 UNKNOWN_SECONDS = 5.0
@@ -64,14 +67,11 @@ SELECT id, public_id FROM (
 ) AS newest ORDER BY id
 """
 LOAD_TENANT = "SELECT name, status, status_reason FROM tenants_tenant WHERE id = %s"
-LOAD_VERSIONS = "SELECT tenant_id, version FROM tenants_tenantversion WHERE tenant_id = ANY(%s)"
 LOAD_CREDENTIALS = """
 SELECT tenant_id, id, encryption_key_id, ciphertext FROM tenants_providercredential
 WHERE disabled_at IS NULL AND (tenant_id = %s OR tenant_id IS NULL)
 ORDER BY tenant_id NULLS LAST, created_at DESC, id DESC
 """
-
-type Connection = psycopg.AsyncConnection[Any]
 
 
 class LookupsBusy(Exception):
@@ -195,7 +195,7 @@ class SnapshotStore:
         """
         async with asyncio.timeout(FRESH_SECONDS_MAX), self._loader_lock:
             if self._loader is None or self._loader.closed:
-                self._loader = await _connect(self._database_url, "exchequer settings")
+                self._loader = await connect(self._database_url, "exchequer settings")
             try:
                 yield self._loader
             except BaseException:  # in the middle of an exchange, perhaps: what it would say next is not ours
@@ -208,7 +208,9 @@ class SnapshotStore:
         async with self.connection() as connection:
             await self._compare(connection)
             await self._load_for_all(connection)
-        self._watcher = asyncio.create_task(self._watch(), name="versions")
+        self._watcher = asyncio.create_task(
+            watch_versions(self._database_url, self._compare), name="versions"
+        )
 
     async def stop(self) -> None:
         if self._watcher:
@@ -229,7 +231,7 @@ class SnapshotStore:
         async with self.connection() as connection:
             # Until nothing moved meanwhile: rows are read after the version that they are kept under.
             while True:
-                row = await _one(connection, LOAD_KEY, public_id)
+                row = await fetch_one(connection, LOAD_KEY, public_id)
                 if row is None:
                     self._remember_unknown(public_id)
                     return None
@@ -237,7 +239,7 @@ class SnapshotStore:
                 tenant = self._tenants.get(tenant_id)
                 if tenant is None:
                     tenant = await self._load_tenant(connection, tenant_id)
-                    row = await _one(connection, LOAD_KEY, public_id)
+                    row = await fetch_one(connection, LOAD_KEY, public_id)
                     if row is None:
                         continue
                 key = _compile_key(row, tenant)
@@ -257,23 +259,27 @@ class SnapshotStore:
 
     async def _load_tenant(self, connection: Connection, tenant_id: int) -> TenantSnapshot:
         while True:
-            versions = await _versions(connection, [tenant_id, GLOBAL_TENANT_ID])
+            versions = await current_versions(connection, [tenant_id, GLOBAL_TENANT_ID])
             book = self._book
             if book is None:
                 book = await self._load_for_all(connection)
                 self._versions[GLOBAL_TENANT_ID] = versions.get(GLOBAL_TENANT_ID, 0)
-            row = await _one(connection, LOAD_TENANT, tenant_id)
-            headers, credential_id = self._credential(await _all(connection, LOAD_CREDENTIALS, tenant_id))
+            row = await fetch_one(connection, LOAD_TENANT, tenant_id)
+            headers, credential_id = self._credential(
+                await fetch_all(connection, LOAD_CREDENTIALS, tenant_id)
+            )
             assert row is not None  # a foreign key says so
-            terms = [terms_from_row(found) for found in await _all(connection, LOAD_TERMS, tenant_id)]
+            terms = [terms_from_row(found) for found in await fetch_all(connection, LOAD_TERMS, tenant_id)]
             tenant = TenantSnapshot(
                 id=tenant_id,
                 name=row[0],
                 status=row[1],
                 status_reason=row[2],
-                pauses=tuple(PauseTerms(*found) for found in await _all(connection, LOAD_PAUSES, tenant_id)),
+                pauses=tuple(
+                    PauseTerms(*found) for found in await fetch_all(connection, LOAD_PAUSES, tenant_id)
+                ),
                 call_limits=tuple(
-                    LimitTerms(*found) for found in await _all(connection, LOAD_LIMITS, tenant_id)
+                    LimitTerms(*found) for found in await fetch_all(connection, LOAD_LIMITS, tenant_id)
                 ),
                 budgets=tuple(terms),
                 has_wall=has_tenant_wall(terms),
@@ -312,43 +318,14 @@ class SnapshotStore:
         self._unknown[public_id] = monotonic() + UNKNOWN_SECONDS
 
     # --- comparing versions -----------------------------------------------------------------------
-    async def _watch(self) -> None:
-        """Compare for ever, on a connection of its own that also listens."""
-        connection: Connection | None = None
-        silent = False
-        while True:
-            try:
-                if connection is None or connection.closed:
-                    connection = await _connect(self._database_url, "exchequer versions")
-                    await connection.execute(f"LISTEN {NOTIFY_CHANNEL}")
-                async with asyncio.timeout(FRESH_SECONDS_MAX):
-                    await self._compare(connection)
-                if silent:
-                    log.warning("Settings are compared with the database again.")
-                    silent = False
-                await asyncio.sleep(COMPARE_PAUSE_SECONDS)
-                async for _ in connection.notifies(timeout=COMPARE_SECONDS, stop_after=1):
-                    pass
-            except (psycopg.Error, TimeoutError) as error:
-                if not silent:
-                    log.error(
-                        "Cannot compare settings with the database: %s", str(error).strip() or "time-out"
-                    )
-                    silent = True
-                if connection is not None:
-                    with suppress(psycopg.Error):
-                        await connection.close()
-                    connection = None
-                await asyncio.sleep(COMPARE_SECONDS)
-
     async def _compare(self, connection: Connection) -> None:
         asked_at = monotonic()
-        current = await _versions(connection, [*self._versions, GLOBAL_TENANT_ID])
+        current = await current_versions(connection, [*self._versions, GLOBAL_TENANT_ID])
         for tenant_id, version in list(self._versions.items()):
             if current.get(tenant_id, 0) != version:
                 self._forget(tenant_id)
         self._versions[GLOBAL_TENANT_ID] = current.get(GLOBAL_TENANT_ID, 0)
-        for key_id, public_id in await _all(connection, LOAD_NEW_IDS, self._newest_key_id):
+        for key_id, public_id in await fetch_all(connection, LOAD_NEW_IDS, self._newest_key_id):
             self._newest_key_id = key_id
             self._remember_existing(public_id)
         self._compared_at = asked_at
@@ -409,28 +386,3 @@ def _compile_key(row: tuple[Any, ...], tenant: TenantSnapshot) -> KeySnapshot:
         unbounded_allowed=unbounded,
         coverage=covering(tenant.budgets, team_id=team_id, key_id=lineage_id),
     )
-
-
-async def _connect(database_url: str, name: str) -> Connection:
-    return await psycopg.AsyncConnection.connect(
-        database_url,
-        autocommit=True,
-        connect_timeout=2,
-        application_name=name,
-        keepalives_idle=5,
-        keepalives_interval=2,
-        keepalives_count=2,
-        options="-c statement_timeout=2000 -c lock_timeout=2000",
-    )
-
-
-async def _versions(connection: Connection, tenant_ids: list[int]) -> dict[int, int]:
-    return dict(await _all(connection, LOAD_VERSIONS, tenant_ids))
-
-
-async def _one(connection: Connection, sql: str, parameter: Any) -> tuple[Any, ...] | None:
-    return await (await connection.execute(sql, [parameter])).fetchone()
-
-
-async def _all(connection: Connection, sql: str, parameter: Any) -> list[tuple[Any, ...]]:
-    return await (await connection.execute(sql, [parameter])).fetchall()
