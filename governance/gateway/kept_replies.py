@@ -11,11 +11,10 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
-from redis.asyncio import Redis
-from redis.exceptions import ResponseError
 
+from governance.core import valkey
+from governance.core.valkey import Valkey
 from governance.desk.batch import CLAIM_LIFETIME_SECONDS
-from governance.gateway import valkey
 from tenants.secrets import open_reply, seal_reply
 
 log = logging.getLogger(__name__)
@@ -43,8 +42,8 @@ _decode = msgspec.msgpack.Decoder(Reply).decode
 class KeptReplies:
     """The replies, and the tasks that are writing some."""
 
-    def __init__(self, client: Redis, bytes_max: int) -> None:
-        self._client = client
+    def __init__(self, client: Valkey, bytes_max: int) -> None:
+        self._valkey = client
         self._writing: set[asyncio.Task[None]] = set()
         self._troubled = False
         self.bytes_max = bytes_max
@@ -62,10 +61,11 @@ class KeptReplies:
     async def _keep(self, hold_id: UUID, associated: bytes, reply: Reply, then: Callable[[], None]) -> None:
         try:
             sealed = seal_reply(_encode(reply), associated)
+            client = await self._valkey.client()
             async with asyncio.timeout(KEEP_SECONDS_MAX):
-                await self._client.set(_name(hold_id), sealed, ex=CLAIM_LIFETIME_SECONDS)
+                await client.set(_name(hold_id), sealed, ex=CLAIM_LIFETIME_SECONDS)
             self._troubled = False
-        except valkey.FAILURES as error:
+        except valkey.failures() as error:
             self._report(error)
         finally:
             then()
@@ -73,12 +73,13 @@ class KeptReplies:
     async def find(self, hold_id: UUID, associated: bytes) -> Reply | None:
         """The reply of that hold; None when it is not there, or not what we wrote. OutOfReach when nobody can
         tell."""
+        client = await self._valkey.client()
         try:
             async with asyncio.timeout(valkey.SECONDS_MAX):
-                sealed: Any = await self._client.get(_name(hold_id))
-        except ResponseError:  # a value of another type: not ours
-            return None
-        except valkey.FAILURES as error:
+                sealed: Any = await client.get(_name(hold_id))
+        except valkey.failures() as error:
+            if valkey.is_refusal(error):  # a value of another type: not ours
+                return None
             self._report(error)
             raise OutOfReach from error
         plain = open_reply(sealed, associated) if sealed else None
@@ -91,7 +92,7 @@ class KeptReplies:
         """Wait for what is being written: its settlements come after it."""
         if self._writing:
             await asyncio.wait(self._writing)
-        await self._client.aclose()
+        await self._valkey.aclose()
 
     def _report(self, error: BaseException) -> None:
         if not self._troubled:

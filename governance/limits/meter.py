@@ -14,13 +14,14 @@ import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from time import monotonic
+from typing import TYPE_CHECKING
 
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-
+from governance.core import valkey
 from governance.limits.share import Answer, Share
 from governance.limits.terms import Check
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
 
 log = logging.getLogger(__name__)
 
@@ -221,15 +222,9 @@ class Meter:
 
     async def _connect(self) -> bool:
         try:
+            await valkey.load()
             async with asyncio.timeout(CONNECT_SECONDS_MAX):
-                # Never a command twice: it would be counted twice.
-                self._redis = Redis.from_url(
-                    self._redis_url,
-                    decode_responses=True,
-                    single_connection_client=True,
-                    retry=Retry(NoBackoff(), 0),
-                    protocol=2,
-                )
+                self._redis = valkey.for_counting(self._redis_url)
                 self._scripts = [await self._redis.script_load(script) for script in (TAKE, GIVE)]
         except Exception:
             await self._disconnect()
