@@ -34,7 +34,7 @@ from governance.gateway.errors import DO_NOT_RETRY, CallRefused, Refusal, retry_
 from governance.gateway.exchange import Exchange
 from governance.gateway.idempotency import KeyTaken
 from governance.gateway.responses import Headers
-from governance.gateway.waiting import wait_for_room
+from governance.gateway.waiting import AskAgain, wait_for_room
 
 PERIOD_TRIES_MAX = 3
 """A period may end while a call is being admitted, by a database clock that is not ours."""
@@ -74,8 +74,9 @@ async def hold(exchange: Exchange, promise: Promise) -> Attempt:
             answer = smaller
         if isinstance(answer, Claimed):
             raise KeyTaken(answer)
-        if isinstance(answer, int):  # settings changed while it waited, perhaps which budgets cover it
-            since = answer
+        if isinstance(answer, AskAgain):
+            promise, since = answer
+            memo = _memo(exchange, promise)
             continue
         refusing = period_ids.index(answer.period_id)
         if not answer.closed:
@@ -98,8 +99,8 @@ def _check_spending_is_possible(exchange: Exchange) -> None:
         raise CallRefused(errors.BACKLOG_FULL)
 
 
-async def _place(exchange: Exchange, order: PlaceHold) -> Answer | int:
-    """The desk's answer, after waiting for room where that helps. A number: place it again, waiting since."""
+async def _place(exchange: Exchange, order: PlaceHold) -> Answer | AskAgain:
+    """The desk's answer, after waiting for room where that helps."""
     try:
         answer = await exchange.gateway.desk.place_hold(order)
         would_wait = order.waiting_since != WILL_NOT_WAIT

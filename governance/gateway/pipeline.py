@@ -4,6 +4,8 @@ Each step either fills in the exchange or ends the call with CallRefused (errors
 attempt is resolved exactly once, whatever happens: by `relay`, by what is caught here, or by the `finally`.
 """
 
+from msgspec.structs import replace
+
 from governance.calls.models import Outcome
 from governance.gateway import admission, call_record, errors, facts, idempotency, rate_limits, relay
 from governance.gateway.attempt import Attempt
@@ -12,8 +14,8 @@ from governance.gateway.bound import worst_case
 from governance.gateway.errors import CallRefused, Refusal, envelope, invalid
 from governance.gateway.exchange import Exchange
 from governance.gateway.inbound import merged_tags
-from governance.gateway.model_list import check_models, model_of_count, models_asked
-from governance.gateway.output_cap import capped
+from governance.gateway.key_rules import changed_meanwhile, check_policies
+from governance.gateway.model_list import check_models, model_of_count
 from governance.gateway.request import RequestRefused, read_request
 from governance.gateway.responses import GatewayResponse
 from governance.gateway.upstream import Lost, NotReached, TimedOut, read_body
@@ -55,27 +57,16 @@ async def read(exchange: Exchange) -> None:
         raise invalid("invalid_body", error.sentence) from None
 
 
-def check_policies(exchange: Exchange) -> None:
-    """What the operator refuses to everybody, and the key's own rules: which models, how much output."""
-    key, request = exchange.key, exchange.request
-    if key.tenant.operator_rules is not None:
-        key.tenant.operator_rules.check(exchange)
-    if key.allowed_models:
-        check_models(key.allowed_models, models_asked(request))
-    if key.max_output_tokens is not None and request.max_tokens > key.max_output_tokens:
-        exchange.request = capped(request, key.max_output_tokens)
-        exchange.decision["max_tokens"] = key.max_output_tokens
-
-
 async def refused_meanwhile(exchange: Exchange, attempt: Attempt) -> Refusal | None:
-    """A call may have waited for its hold: where its key was revoked or paused meanwhile, the hold is given
-    back, and this is why."""
+    """A call may have waited for its hold: where what is settled of its key changed meanwhile and refuses it
+    now, the hold is given back, and this is why."""
     key, store = exchange.key, exchange.gateway.store
     if store.key(key.public_id) is key:
         return None
     try:
-        now = await check_again(key, exchange.inbound.credentials, store)
-        check_pauses(now.pauses, exchange.tags)
+        promise = await changed_meanwhile(exchange)
+        if promise is not None:  # the hold stands as it is; the request may ask for less than it covers
+            attempt.promise = replace(attempt.promise, max_tokens=promise.max_tokens)
     except CallRefused as error:
         refusal = error.refusal
         proof = f"refused before anything was sent: {refusal.reason}"

@@ -1,20 +1,22 @@
 """A call that waits for room in a budget: how long it may, and what ends it before its time.
 
 The order is the desk's business (desk/room.py). Here it is decided that somebody still waits for the answer
-and still may have it: a caller who leaves is dequeued, and a key that is revoked or paused ends the wait.
+and still may have it: a caller who leaves is dequeued, and one whose call may not be made any more is told.
 """
 
 import asyncio
 from time import monotonic
+from typing import NamedTuple
 
 from governance.desk.batch import Answer
 from governance.desk.items import PlaceHold, Refused
 from governance.desk.room import RoomFull
 from governance.gateway import errors
-from governance.gateway.authentication import check_again, check_pauses
 from governance.gateway.body import ClientLeft
+from governance.gateway.charging import Promise
 from governance.gateway.errors import CallRefused
 from governance.gateway.exchange import Exchange
+from governance.gateway.key_rules import changed_meanwhile
 
 LOOK_SECONDS = 0.4
 """Between two looks at the key: with the comparison of versions, a second at most."""
@@ -33,9 +35,16 @@ def seconds_left(exchange: Exchange) -> float:
     return seconds
 
 
-async def wait_for_room(exchange: Exchange, order: PlaceHold, refused: Refused) -> Answer | int:
-    """The desk's last word. When the tenant's settings changed: the place in the queue (`waiting_since`) that
-    the hold is to be placed again with.
+class AskAgain(NamedTuple):
+    """What was settled changed, perhaps which budgets cover the call: place a hold of this worst case, at
+    this place in the queue (`waiting_since`)."""
+
+    promise: Promise
+    since: int
+
+
+async def wait_for_room(exchange: Exchange, order: PlaceHold, refused: Refused) -> Answer | AskAgain:
+    """The desk's last word, or that the hold is to be placed again.
 
     CallRefused when the call may not be made any more, ClientLeft when nobody waits for it.
     """
@@ -44,7 +53,7 @@ async def wait_for_room(exchange: Exchange, order: PlaceHold, refused: Refused) 
         return refused
     desk = exchange.gateway.desk
     exchange.decision.setdefault("queue_position", desk.waiters_before(refused.period_id) + 1)
-    before, key = _waited_ms(exchange), exchange.key
+    before = _waited_ms(exchange)
     began = monotonic()
     waiting = asyncio.ensure_future(desk.wait_for_room(order, refused, seconds))
     leaving = asyncio.ensure_future(exchange.receive())
@@ -55,19 +64,19 @@ async def wait_for_room(exchange: Exchange, order: PlaceHold, refused: Refused) 
                 return waiting.result()
             if leaving.done():
                 raise ClientLeft
+            key = exchange.key
             try:
-                now = await check_again(key, exchange.inbound.credentials, exchange.gateway.store)
-                check_pauses(now.pauses, exchange.tags)
+                promise = await changed_meanwhile(exchange)
             except CallRefused:
                 if not waiting.done():
                     raise
             # The answer may have come while the key was looked at. A hold goes to the caller in any case,
             # which looks at the key once more before it uses it (pipeline.refused_meanwhile).
             if waiting.done():
+                exchange.key = key
                 return waiting.result()
-            if now is not key:
-                exchange.key = now
-                return refused.since
+            if promise is not None:
+                return AskAgain(promise, refused.since)
     except RoomFull:
         raise CallRefused(errors.TOO_MANY_WAIT) from None
     finally:
