@@ -7,7 +7,7 @@ except that any `deny` denies and the smallest `max_tokens` cap holds. Unknown f
 misspelled condition cannot match everything.
 
     tiers:
-      opus: claude-opus-5                  # what a tier means here; the rest as in capabilities.py
+      opus: claude-opus-5                  # what a tier means here
     rules:
       - name: FAQ answers may be an hour old
         when: {tags: {endpoint: faq}, turn: first}
@@ -69,7 +69,8 @@ class Match(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     keys, teams     public ids of keys, ids or slugs of teams
     end_users       as the request's metadata names them
     models, tiers   what the client asked for; a tier is a model's family
-    words           of the last user message         bytes     of the whole body
+    words           of the last user message: runs of letters and digits
+    bytes           of the whole body
     has             all of these                     stream    whether the client wants a stream
     turn            first: no assistant message yet  keywords  of the last user message
     budget_used     percent of the fullest hard budget that covers the call: spent and held
@@ -125,11 +126,13 @@ class Cascade(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RouteTo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Exactly one of these. `heuristic` is the built-in rule of heuristic.py."""
+    """Exactly one of tier, model, heuristic, classify and cascade. `heuristic` is the built-in rule of
+    heuristic.py; with `upwards` it may also choose a dearer tier than the client asked for."""
 
     tier: Tier | None = None
     model: ModelName | None = None
     heuristic: bool = False
+    upwards: bool = False
     classify: Classify | None = None
     cascade: Cascade | None = None
 
@@ -227,7 +230,8 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A whole policy."""
+    """A whole policy. A tier that `tiers` leaves out means what it means in the team's policy, in the
+    tenant's, and at last in capabilities.DEFAULT_TIERS."""
 
     rules: Annotated[tuple[Rule, ...], Meta(min_length=1, max_length=200)]
     tiers: dict[Tier, ModelName] = {}

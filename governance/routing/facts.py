@@ -9,8 +9,9 @@ import msgspec
 class CallFacts(msgspec.Struct):
     """One call as asked, before anything was changed. See document.Match for what the fields mean.
 
-    `text` is the last user message, as much of it as is looked at (TEXT_BYTES_MAX). `budget_used_percent` is
-    None where no hard budget covers the call or its figures are not known.
+    `text` is the last user message, as much of it as is looked at (TEXT_BYTES_MAX); `text_characters` is the
+    length of the whole one where that is more, so that the words of a long message are counted about right.
+    `budget_used_percent` is None where no hard budget covers the call or its figures are not known.
     """
 
     model: str
@@ -25,8 +26,12 @@ class CallFacts(msgspec.Struct):
     end_user: str | None = None
     latency: str = "interactive"
     text: str = ""
+    text_characters: int = 0
     features: frozenset[str] = frozenset()
     budget_used_percent: int | None = None
 
 
 TEXT_BYTES_MAX = 16_384
+
+TEXT, FEATURES, BUDGET_USED, TURN, END_USER = "text", "features", "budget_used", "turn", "end_user"
+"""What Router.asks may have in it: the facts that cost something to find out (`turn` is `first_turn`)."""
