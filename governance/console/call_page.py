@@ -7,6 +7,7 @@ from governance.calls.models import Attempt, Call
 from governance.console.budget_figures import scope_names
 from governance.console.display import STATE_LABELS, Bar, bar_html, scope_text, when, window_text
 from governance.console.request_shape import describe
+from governance.console.savings_rows import policy_words, savings_rows
 from governance.core.ids import id_floor, id_time_ms
 from governance.core.meters import METERS
 from governance.core.money import format_usd
@@ -30,6 +31,8 @@ BASIS_TEXTS = {
     "full_hold": "the whole hold, because the outcome is unknown",
 }
 
+SHOWN_APART = {"refused", "policy", "savings"}
+
 
 def call_context(call: Call) -> dict[str, Any]:
     """Everything that templates/console/call.html names."""
@@ -47,7 +50,9 @@ def call_context(call: Call) -> dict[str, Any]:
         "list_cost": format_usd(call.list_nanos),
         "held": format_usd(call.held_nanos),
         "baseline": format_usd(call.baseline_nanos) if call.baseline_nanos is not None else None,
-        "decision": sorted((name, value) for name, value in call.decision.items() if name != "refused"),
+        "decision": sorted((name, value) for name, value in call.decision.items() if name not in SHOWN_APART),
+        "policy": policy_words(call),
+        "savings": savings_rows(call),
         "refused": refusal(call),
         "tags": sorted(call.tags.items()),
         "shape": describe(call.facts),

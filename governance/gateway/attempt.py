@@ -16,7 +16,7 @@ from governance.calls.models import Outcome
 from governance.calls.records import AttemptRecord, CallRecord
 from governance.core.usage import Pass, total_usage
 from governance.desk.items import Held, Settlement, Shrink
-from governance.gateway import call_record
+from governance.gateway import call_record, savings
 from governance.gateway.charging import Charge, Promise
 from governance.ledger.kinds import Basis
 
@@ -155,13 +155,36 @@ class Attempt:
         """The attempt's and its call's row. Whatever is wrong with what they describe, there are rows: a
         hold that nobody resolves would be held for ever."""
         try:
+            baseline_nanos = self._baseline(charge)
             attempt = self._record(charge, error)
             call = call_record.of_attempt(self.exchange, attempt, outcome, status, reason, content)
+            if baseline_nanos is not None:
+                call.baseline_nanos = baseline_nanos
         except Exception:
             log.exception("Call %s is recorded with its money only.", self.exchange.id)
             attempt = self._money(charge, error)
             call = call_record.of_money(self.exchange, attempt, outcome, status, reason)
         return attempt, call
+
+    def _baseline(self, charge: Charge | None) -> int | None:
+        """What the call would have cost as asked, with what was saved in the decision; None where nothing
+        was done that could have saved anything."""
+        exchange = self.exchange
+        if charge is None or not charge.passes:
+            return None
+        if exchange.asked_terms is None and not any(savings.is_cached(each.usage) for each in charge.passes):
+            return None
+        saved = savings.of_answer(
+            exchange.asked_terms or savings.Asked(exchange.requested_model or "", sent_bytes=1),
+            charge.passes,
+            answer_nanos=charge.cost_nanos,
+            cost_nanos=charge.cost_nanos,
+            book=self.promise.book,
+            at=self.promise.at,
+        )
+        if saved.layers:
+            exchange.decision["savings"] = saved.layers
+        return saved.baseline_nanos
 
     def _money(self, charge: Charge | None, error: str | None) -> AttemptRecord:
         """The attempt's row with nothing in it that came from outside."""

@@ -21,6 +21,7 @@ from governance.gateway.user_id import TEXT_LENGTH_MAX, end_user_of, session_of
 if TYPE_CHECKING:
     from governance.gateway.gateway import Gateway
     from governance.gateway.rate_limits import Taken
+    from governance.gateway.savings import Asked
     from governance.routing.route import Route
 
 
@@ -34,6 +35,8 @@ class Exchange:
         "_features",
         "_key",
         "_request",
+        "asked",
+        "asked_terms",
         "body",
         "body_bytes_taken",
         "bound",
@@ -74,6 +77,9 @@ class Exchange:
         self.body = b""
         self.body_bytes_taken = 0
         self._request: Request | None = None
+        self.asked: Request | None = None
+        """What the client sent, where a policy changed it: `request` is what goes upstream."""
+        self.asked_terms: Asked | None = None
         self._features: tuple[str, ...] | None = None
         self.tags: dict[str, str] = {}
         self.decision: dict[str, Any] = {}
@@ -126,6 +132,7 @@ class Exchange:
         if self._request is not None:
             self._features = self.features
             self._request = without_content(self._request)
+            self.asked = self.asked and without_content(self.asked)
         self._give_back()
 
     def _give_back(self) -> None:
@@ -181,7 +188,8 @@ class Exchange:
     @property
     def requested_model(self) -> str | None:
         """What the client asked for, once its body was read."""
-        return self._request.model[:128] if self._request else None
+        asked = self.asked or self._request
+        return asked.model[:128] if asked else None
 
     @property
     def end_user(self) -> str | None:
@@ -201,4 +209,5 @@ class Exchange:
         """The header `exchequer-decision`: what was decided beside letting the call pass."""
         if not self.decision:
             return "allowed"
-        return "; ".join(("allowed", *(f"{name}={value}" for name, value in self.decision.items())))
+        told = [f"{name}={value}" for name, value in self.decision.items() if isinstance(value, int | str)]
+        return "; ".join(("allowed", *told))

@@ -58,3 +58,21 @@ def test_an_open_stream_keeps_its_facts_and_not_its_request(account: Account) ->
     assert streamed.facts["bytes"]["last"] > 50_000
     assert len(Fingerprints.unpack(bytes(streamed.fingerprints)).messages) == 1
     assert streamed.requested_model == large["model"]
+
+
+def test_a_call_says_what_its_client_saved_by_the_prompt_cache(stack: Stack, account: Account) -> None:
+    """The first call pays the premium of writing, the second reads: layers add up to baseline less cost."""
+    prompt = [{"type": "text", "text": "Know this. " * 2_000, "cache_control": {"type": "ephemeral"}}]
+    for _ in range(2):
+        assert post(stack, account, {**ASK, "system": prompt}).status_code == 200
+    wrote, read = account.wait_for_calls(2)
+    for call in (wrote, read):
+        assert call.decision["savings"] == {"client_cache": call.baseline_nanos - call.cost_nanos}
+    assert wrote.baseline_nanos == read.baseline_nanos
+    assert wrote.decision["savings"]["client_cache"] < 0 < read.decision["savings"]["client_cache"]
+
+
+def test_a_call_that_saved_nothing_says_nothing(stack: Stack, account: Account) -> None:
+    assert post(stack, account).status_code == 200
+    (call,) = account.wait_for_calls(1)
+    assert (call.baseline_nanos, call.decision) == (call.cost_nanos, {})

@@ -1,0 +1,41 @@
+"""What a call saved, and what its policies made of it, in words: from the call's own row."""
+
+from typing import Any
+
+from governance.calls.models import Call
+from governance.core.money import format_usd
+
+LAYER_TEXTS = {
+    "response_cache": "Answered from the response cache",
+    "trimming": "Shorter prompt",
+    "routing": "Another model",
+    "prompt_cache": "Prompt cache, breakpoints added",
+    "client_cache": "Prompt cache, as the client asked",
+    "overhead": "Paid beside the answer",
+}
+"""gateway/savings.py's layers, in the order of the path."""
+
+
+def savings_rows(call: Call) -> list[dict[str, str]]:
+    """One row per layer that made a difference; they add up to the baseline less the cost."""
+    layers = call.decision.get("savings")
+    if not isinstance(layers, dict) or call.baseline_nanos is None:
+        return []
+    return [
+        {"layer": words, "change": f"{'−' if layers[name] >= 0 else '+'} {format_usd(abs(layers[name]))}"}
+        for name, words in LAYER_TEXTS.items()
+        if name in layers
+    ]
+
+
+def policy_words(call: Call) -> dict[str, Any] | None:
+    """Which rules matched, what was rewritten, what was not done; None where no policy reached the call."""
+    policy = call.decision.get("policy")
+    if not isinstance(policy, dict):
+        return None
+    return {
+        "why": policy.get("why", ""),
+        "applied": policy.get("applied", []),
+        "rewrites": policy.get("rewrites", []),
+        "not_done": policy.get("not_done", []),
+    }

@@ -1,0 +1,121 @@
+"""What a call would have cost as asked, and which technique saved how much of it. Pure; integers only.
+
+`baseline_nanos`: the same answer from the model that the client asked for, with its whole prompt, and nothing
+of it read from or written to a cache. From there each layer's part is the difference that it makes, in the
+order of the path, so that the parts add up to baseline minus cost exactly:
+
+    response_cache   the answer was kept: nothing is paid
+    trimming         what rewrites took out of the prompt, less what they added to it
+    routing          another model answered than was asked
+    prompt_cache     reads at a fraction of the price, less the premium on writes, at breakpoints that we set
+    client_cache     the same at breakpoints that the client set
+    overhead         what was paid beside the answer, below zero: classifying, summarising, answers not used
+
+What is estimated: tokens taken out are counted from their bytes at the ratio of what was sent; where the two
+models' tokenizers differ, the new one counts 30 % more tokens than the old one for the same text.
+"""
+
+from collections.abc import Iterable
+from datetime import datetime
+
+import msgspec
+from msgspec.structs import replace
+
+from governance.core.usage import Pass, Usage
+from governance.pricing.book import PriceBook
+
+type Layers = dict[str, int]
+"""Layer → nano-dollars saved; below zero where it cost more. Only those that made a difference."""
+
+
+class Savings(msgspec.Struct, frozen=True):
+    """`baseline_nanos` minus the call's cost is the sum of `layers`."""
+
+    baseline_nanos: int
+    layers: Layers
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """How the client's request differs from what was sent: of `sent_bytes` + `trimmed_bytes`, the latter were
+    taken out; below zero where more was added. `injected`: the cache breakpoints are ours."""
+
+    model: str
+    sent_bytes: int
+    trimmed_bytes: int = 0
+    injected: bool = False
+
+
+def of_answer(
+    asked: Asked,
+    passes: Iterable[Pass],
+    *,
+    answer_nanos: int,
+    cost_nanos: int,
+    book: PriceBook,
+    at: datetime,
+) -> Savings:
+    """`answer_nanos`: what the attempt cost whose answer the client got; `cost_nanos`: all attempts."""
+    served = tuple(passes)
+    uncached = tuple(replace(each, usage=without_caching(each.usage)) for each in served)
+    routed = _cost(book, uncached, at)
+    as_asked = tuple(_on_model(each, asked.model, book) for each in uncached)
+    unrouted = _cost(book, as_asked, at)
+    baseline = unrouted
+    if asked.trimmed_bytes:
+        baseline = _cost(book, tuple(_untrimmed(each, asked) for each in as_asked), at)
+    layers = {
+        "trimming": baseline - unrouted,
+        "routing": unrouted - routed,
+        "prompt_cache" if asked.injected else "client_cache": routed - answer_nanos,
+        "overhead": answer_nanos - cost_nanos,
+    }
+    return Savings(baseline, {name: saved for name, saved in layers.items() if saved})
+
+
+def of_hit(asked: Asked, passes: Iterable[Pass], book: PriceBook, at: datetime) -> Savings:
+    """An answer from the response cache; `passes`: what it took to make it, priced as of today."""
+    as_asked = tuple(
+        _on_model(replace(each, usage=without_caching(each.usage)), asked.model, book) for each in passes
+    )
+    baseline = _cost(book, as_asked, at)
+    return Savings(baseline, {"response_cache": baseline} if baseline else {})
+
+
+def is_cached(usage: Usage) -> bool:
+    """Whether a prompt cache was read from or written to."""
+    return usage.prompt_tokens != usage.input_tokens
+
+
+def without_caching(usage: Usage) -> Usage:
+    """The same tokens, all of them plain input."""
+    return Usage(
+        input_tokens=usage.prompt_tokens,
+        output_tokens=usage.output_tokens,
+        web_search_requests=usage.web_search_requests,
+    )
+
+
+def _on_model(served: Pass, model: str, book: PriceBook) -> Pass:
+    """The pass as that model would have done it; as it was where either is not known."""
+    asked, answered = book.model(model), book.model(served.model)
+    if asked is None or answered is None or asked.model_id == answered.model_id:
+        return served
+    usage = served.usage
+    if asked.tokenizer != answered.tokenizer:
+        more, less = (13, 10) if asked.tokenizer == "new" else (10, 13)
+        usage = replace(
+            usage,
+            input_tokens=usage.input_tokens * more // less,
+            output_tokens=usage.output_tokens * more // less,
+        )
+    return replace(served, model=asked.model_id, usage=usage)
+
+
+def _untrimmed(served: Pass, asked: Asked) -> Pass:
+    usage = served.usage
+    taken = usage.input_tokens * asked.trimmed_bytes // max(asked.sent_bytes, 1)
+    return replace(served, usage=replace(usage, input_tokens=max(0, usage.input_tokens + taken)))
+
+
+def _cost(book: PriceBook, passes: Iterable[Pass], at: datetime) -> int:
+    return book.rate(passes, at).cost_nanos
