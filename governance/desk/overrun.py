@@ -69,6 +69,8 @@ async def _correct_late(connection: RawConnection, settlement: Settlement) -> No
     parameters = [settlement.hold_id, uuid7(), settlement.cost_nanos, why[:256]]
     for (excess_nanos,) in await _run(connection, statements.LATE_OVERRUN, parameters):
         _report(settlement, settlement.cost_nanos - excess_nanos, excess_nanos)
+    if settlement.claimed and settlement.basis is None:
+        await _run(connection, statements.RELEASE_LATE, [settlement.hold_id])
     rows = await _run(connection, statements.LATE_CREDIT, parameters)
     for credited_nanos, _ in rows:
         log.warning(

@@ -118,6 +118,12 @@ DELETE FROM desk_idempotencyclaim k USING ledger_ledgerentry e
 WHERE k.hold_id = ANY($1::uuid[]) AND e.id = k.hold_id AND e.kind = 'void'
 """
 
+# The same for a void that comes after a sweeper's charge: that was a bound, and nothing was billed after all.
+RELEASE_LATE = """
+DELETE FROM desk_idempotencyclaim k USING ledger_ledgerentry e
+WHERE k.hold_id = $1 AND e.id = k.hold_id AND e.kind = 'charge' AND e.basis <> 'exact'
+"""
+
 # Calls that took no hold: refusals and cache hits. A batch whose answer was lost may be written again.
 RECORD = (
     _insert("calls_call", CALL_COLUMNS, _unnest(CALL_COLUMNS, "c"), "c.") + " ON CONFLICT (id) DO NOTHING"

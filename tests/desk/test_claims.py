@@ -15,6 +15,7 @@ from governance.desk.desk import Desk
 from governance.desk.items import Claim, Claimed, Held, PlaceHold, Refused, Settlement
 from governance.desk.memo import void_of_unused_hold
 from governance.desk.sweeper import Sweeper
+from governance.ledger.kinds import Basis
 from tests.desk.conftest import Purse
 
 DIGEST = bytes(32)
@@ -66,12 +67,31 @@ async def test_a_void_releases_the_claim_in_its_own_transaction(desk: Desk, purs
     assert isinstance(await desk.place_hold(claiming(purse.hold(60, period))), Held)
 
 
-async def test_a_void_that_comes_after_a_charge_releases_nothing(desk: Desk, purse: Purse) -> None:
+async def test_a_void_that_comes_after_an_exact_charge_releases_nothing(desk: Desk, purse: Purse) -> None:
     period = purse.period(limit=1000)
     first = claiming(purse.hold(60, period))
     await desk.place_hold(first)
-    await desk.settle(purse.charge(first, 60))  # the sweeper was first
+    await desk.settle(purse.charge(first, 60))
     assert not await desk.settle(void(purse, first))
+    assert claims(purse) == 1
+
+
+async def test_a_void_that_comes_after_a_sweepers_charge_gives_back_the_money_and_the_claim(
+    desk: Desk, purse: Purse
+) -> None:
+    """Nothing was billed: to tell its client for a day that the call was charged would be untrue."""
+    period = purse.period(limit=1000)
+    first = claiming(purse.hold(60, period))
+    await desk.place_hold(first)
+    sweepers = replace(purse.charge(first, 60), basis=Basis.FULL_HOLD)
+    assert await desk.settle(sweepers)
+    assert claims(purse) == 1
+    assert not await desk.settle(void(purse, first))
+    assert purse.entries() == [("charge", 60), ("credit", -60)]
+    assert claims(purse) == 0
+    second = claiming(purse.hold(60, period))
+    assert isinstance(await desk.place_hold(second), Held)
+    assert not await desk.settle(void(purse, first))  # told twice: the second call's claim is not the first's
     assert claims(purse) == 1
 
 
