@@ -12,7 +12,6 @@ Here is only who of this process tries again, and when:
 
 import asyncio
 from bisect import insort
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from time import monotonic
 from typing import Any
@@ -27,7 +26,7 @@ AT_ONCE_MAX = 256
 
 
 class RoomFull(Exception):
-    """So many wait already, of this tenant or in this process, that nobody else may."""
+    """So many wait already, of this tenant or in this process, that this one may not, or no longer."""
 
 
 class Waiter(Queued[PlaceHold], eq=False):
@@ -62,7 +61,7 @@ class WaitingRoom:
         self._wake = wake
         self._waiters_max, self._waiters_of_tenant_max = waiters_max, waiters_of_tenant_max
         self._lines: dict[int, list[Waiter]] = {}
-        self._of_tenant: Counter[int] = Counter()
+        self._of_tenant: dict[int, set[Waiter]] = {}
         self._count = 0
         self._due: dict[int, int] = {}  # period → how many of its line try again in the next batch
         self._trying: dict[int, int] = {}  # the same for the batch that is being written
@@ -89,12 +88,15 @@ class WaitingRoom:
     # --- in and out --------------------------------------------------------------------------------
     def enter(self, hold: PlaceHold, refused: Refused, seconds: float) -> Waiter:
         """The hold in its line, to be answered within about `seconds`. RoomFull where too many wait."""
-        if len(self) >= self._waiters_max or self._of_tenant[hold.tenant_id] >= self._waiters_of_tenant_max:
+        mine = self._of_tenant.get(hold.tenant_id, ())
+        if len(mine) >= self._waiters_of_tenant_max:
             raise RoomFull
+        if self._count >= self._waiters_max:
+            self._make_way(len(mine))
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         waiter = Waiter(hold, future, self, refused, monotonic() + seconds)
         self._count += 1
-        self._of_tenant[hold.tenant_id] += 1
+        self._of_tenant.setdefault(hold.tenant_id, set()).add(waiter)
         self._put(waiter)
         self._tick_later()
         return waiter
@@ -103,15 +105,30 @@ class WaitingRoom:
         """Out of its line, answered or not. Unless it got in, its tickets are given back."""
         self._take_out(waiter)
         self._late.discard(waiter)
-        self._count -= 1
-        tenant_id = waiter.item.tenant_id
-        self._of_tenant[tenant_id] -= 1
-        if not self._of_tenant[tenant_id]:
-            del self._of_tenant[tenant_id]
+        self._uncount(waiter)
         if not _got_in(waiter):
             self._gone += [(period_id, waiter.order) for period_id in waiter.item.period_ids]
             self._go_on(waiter.refused.period_id)
             self._wake()
+
+    def _make_way(self, mine: int) -> None:
+        """Every place is taken: the tenant with the most loses its newest, to one who has `mine` and would
+        still have fewer. RoomFull where there is no such tenant."""
+        most = max(self._of_tenant.values(), key=len, default=set[Waiter]())
+        if len(most) <= mine + 1:
+            raise RoomFull
+        newest = max(most, key=lambda waiter: waiter.order)
+        self._uncount(newest)
+        newest.fail(RoomFull())
+
+    def _uncount(self, waiter: Waiter) -> None:
+        tenant_id = waiter.item.tenant_id
+        others = self._of_tenant.get(tenant_id, set())
+        if waiter in others:  # else it made way
+            others.remove(waiter)
+            self._count -= 1
+            if not others:
+                del self._of_tenant[tenant_id]
 
     def turn_away(self, error: DeskUnavailable) -> None:
         """Nothing can be written: nobody waits for that."""

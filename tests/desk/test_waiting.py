@@ -12,7 +12,6 @@ from msgspec.structs import replace
 from governance.desk.desk import Desk
 from governance.desk.items import WILL_NOT_WAIT, WOULD_WAIT, DeskUnavailable, Held, PlaceHold, Refused, Shrink
 from governance.desk.memo import void_of_unused_hold
-from governance.desk.room import RoomFull
 from tests.desk.conftest import Purse
 
 type StartDesk = Callable[..., Awaitable[Desk]]
@@ -343,24 +342,6 @@ async def test_one_tenants_waiters_delay_no_other_tenant(desk: Desk, purse: Purs
     for waiter in waiters:
         waiter.cancel()
     await asyncio.wait(waiters)
-
-
-async def test_only_so_many_wait_in_a_process_and_of_a_tenant(start_desk: StartDesk, purse: Purse) -> None:
-    desk = await start_desk(waiters_max=5, waiters_of_tenant_max=3)
-    purses = [purse, Purse(purse.connection)]
-    waiters = []
-    for one, waits in zip(purses, (3, 2), strict=True):
-        period = one.period(limit=100)
-        await desk.place_hold(one.hold(60, period))
-        waiters += [asyncio.create_task(place(desk, one.hold(50, period))) for _ in range(waits)]
-        expected = len(waiters)
-        await until(lambda count=expected: desk.waiters == count)  # type: ignore[misc]
-        with pytest.raises(RoomFull):
-            await place(desk, one.hold(50, period))
-    for waiter in waiters:
-        waiter.cancel()
-    await asyncio.wait(waiters)
-    assert desk.waiters == 0
 
 
 async def test_a_desk_that_stops_tells_its_waiters(start_desk: StartDesk, purse: Purse) -> None:
