@@ -15,7 +15,6 @@ from governance.budgets.periods import PeriodRows
 from governance.calls.models import Outcome
 from governance.calls.records import CallRecord
 from governance.core.money import NANOS_PER_USD
-from governance.core.valkey import Valkey
 from governance.desk.desk import Desk
 from governance.desk.items import Settlement
 from governance.desk.sweeper import Sweeper
@@ -31,6 +30,7 @@ from governance.gateway.snapshot import SnapshotStore
 from governance.gateway.upstream import Upstream
 from governance.gateway.usage_report import UsageReports
 from governance.limits.meter import Meter
+from governance.valkey.link import Link
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ class Gateway:
                 total_seconds_max=settings.GATEWAY_UPSTREAM_SECONDS_MAX,
                 idle_seconds_max=settings.GATEWAY_STREAM_IDLE_SECONDS_MAX,
             ),
-            kept_replies=KeptReplies(Valkey(settings.REDIS_URL), settings.GATEWAY_KEPT_REPLY_BYTES_MAX),
+            kept_replies=KeptReplies(Link(settings.REDIS_URL), settings.GATEWAY_KEPT_REPLY_BYTES_MAX),
             body_budget=BodyBudget(
                 settings.GATEWAY_BODY_BYTES_IN_FLIGHT_MAX, settings.GATEWAY_BODY_BYTES_PER_TENANT_MAX
             ),

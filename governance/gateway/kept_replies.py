@@ -12,9 +12,8 @@ from uuid import UUID
 
 import msgspec
 
-from governance.core import valkey
-from governance.core.valkey import Valkey
 from governance.desk.batch import CLAIM_LIFETIME_SECONDS
+from governance.valkey.link import SECONDS_MAX, Declined, Link, ValkeyError
 from tenants.secrets import open_reply, seal_reply
 
 log = logging.getLogger(__name__)
@@ -42,8 +41,8 @@ _decode = msgspec.msgpack.Decoder(Reply).decode
 class KeptReplies:
     """The replies, and the tasks that are writing some."""
 
-    def __init__(self, client: Valkey, bytes_max: int) -> None:
-        self._valkey = client
+    def __init__(self, link: Link, bytes_max: int) -> None:
+        self._link = link
         self._writing: set[asyncio.Task[None]] = set()
         self._troubled = False
         self.bytes_max = bytes_max
@@ -61,11 +60,10 @@ class KeptReplies:
     async def _keep(self, hold_id: UUID, associated: bytes, reply: Reply, then: Callable[[], None]) -> None:
         try:
             sealed = seal_reply(_encode(reply), associated)
-            client = await self._valkey.client()
             async with asyncio.timeout(KEEP_SECONDS_MAX):
-                await client.set(_name(hold_id), sealed, ex=CLAIM_LIFETIME_SECONDS)
+                await self._link.ask("SET", _name(hold_id), sealed, "EX", CLAIM_LIFETIME_SECONDS)
             self._troubled = False
-        except valkey.failures() as error:
+        except (ValkeyError, TimeoutError) as error:
             self._report(error)
         finally:
             then()
@@ -73,13 +71,12 @@ class KeptReplies:
     async def find(self, hold_id: UUID, associated: bytes) -> Reply | None:
         """The reply of that hold; None when it is not there, or not what we wrote. OutOfReach when nobody can
         tell."""
-        client = await self._valkey.client()
         try:
-            async with asyncio.timeout(valkey.SECONDS_MAX):
-                sealed: Any = await client.get(_name(hold_id))
-        except valkey.failures() as error:
-            if valkey.is_refusal(error):  # a value of another type: not ours
-                return None
+            async with asyncio.timeout(SECONDS_MAX):
+                sealed: Any = await self._link.ask("GET", _name(hold_id))
+        except Declined:  # a value of another type: not ours
+            return None
+        except (ValkeyError, TimeoutError) as error:
             self._report(error)
             raise OutOfReach from error
         plain = open_reply(sealed, associated) if sealed else None
@@ -92,9 +89,9 @@ class KeptReplies:
         """Wait for what is being written: its settlements come after it."""
         if self._writing:
             await asyncio.wait(self._writing)
-        await self._valkey.aclose()
+        self._link.close()
 
-    def _report(self, error: BaseException) -> None:
+    def _report(self, error: Exception) -> None:
         if not self._troubled:
             log.warning("Valkey does not keep replies at the moment: %s", str(error).strip() or "time-out")
         self._troubled = True

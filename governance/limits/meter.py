@@ -14,14 +14,11 @@ import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import Any
 
-from governance.core import valkey
 from governance.limits.share import Answer, Share
 from governance.limits.terms import Check
-
-if TYPE_CHECKING:
-    from redis.asyncio import Redis
+from governance.valkey.link import Link, Part
 
 log = logging.getLogger(__name__)
 
@@ -124,8 +121,8 @@ class Meter:
         self._live_workers = live_workers
         self._worker = secrets.token_hex(8)
         self._jobs: asyncio.Queue[Job] = asyncio.Queue()
-        self._redis: Redis | None = None
-        self._scripts: list[str] = []
+        self._link: Link | None = None
+        self._scripts: list[bytes] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._alive_until = 0.0
         self.share = Share()
@@ -156,11 +153,11 @@ class Meter:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
-        if self._redis is not None:
+        if self._link is not None:
             with suppress(Exception):
                 async with asyncio.timeout(CONNECT_SECONDS_MAX):
-                    await self._redis.delete(f"{PREFIX}alive:{self._worker}")
-            await self._redis.aclose()
+                    await self._link.ask("DEL", f"{PREFIX}alive:{self._worker}")
+            self._link.close()
 
     # --- the loop ---------------------------------------------------------------------------------
     async def _run(self) -> None:
@@ -202,7 +199,7 @@ class Meter:
 
     async def _exchange(self, jobs: Sequence[Job]) -> list[list[int]] | None:
         """One round trip; None when it fails or takes too long."""
-        if self._redis is None and not await self._connect():
+        if self._link is None and not await self._connect():
             return None
         trip = asyncio.ensure_future(self._send(jobs))
         began = monotonic()
@@ -217,46 +214,44 @@ class Meter:
         if not trip.cancelled() and (error := trip.exception()) is None:
             return trip.result()
         log.error("Call limits: %s", "no answer in time" if trip.cancelled() else repr(error))
-        await self._disconnect()  # what it would say next is not ours
+        self._disconnect()  # what it would say next is not ours
         return None
 
     async def _connect(self) -> bool:
+        self._link = Link(self._redis_url)
         try:
-            await valkey.load()
             async with asyncio.timeout(CONNECT_SECONDS_MAX):
-                self._redis = valkey.for_counting(self._redis_url)
-                self._scripts = [await self._redis.script_load(script) for script in (TAKE, GIVE)]
+                self._scripts = [await self._link.ask("SCRIPT", "LOAD", script) for script in (TAKE, GIVE)]
         except Exception:
-            await self._disconnect()
+            self._disconnect()
             return False
         return True
 
-    async def _disconnect(self) -> None:
-        if self._redis is not None:
-            with suppress(Exception):
-                await self._redis.aclose()
-            self._redis = None
+    def _disconnect(self) -> None:
+        if self._link is not None:
+            self._link.close()
+            self._link = None
 
     async def _send(self, jobs: Sequence[Job]) -> list[list[int]]:
         """The replies of `jobs`, in their order."""
         take, give = self._scripts
-        assert self._redis is not None
-        pipe = self._redis.pipeline(transaction=False)
         now = monotonic()
         renews = now >= self._alive_until
+        commands: list[tuple[Part, ...]] = []
         if renews:
-            pipe.set(f"{PREFIX}alive:{self._worker}", 1, px=int(ALIVE_SECONDS * 1000))
+            commands.append(("SET", f"{PREFIX}alive:{self._worker}", 1, "PX", int(ALIVE_SECONDS * 1000)))
         for checks, future in jobs:
             keys = [PREFIX + check.key for check in checks]
             arguments = [part for check in checks for part in (check.kind, check.limit, check.amount)]
             if future is None:
-                pipe.evalsha(give, len(keys), *keys, self._worker, *arguments)
+                commands.append(("EVALSHA", give, len(keys), *keys, self._worker, *arguments))
             else:
-                pipe.evalsha(take, len(keys), *keys, PREFIX, self._worker, *arguments)
-        replies = await pipe.execute()
+                commands.append(("EVALSHA", take, len(keys), *keys, PREFIX, self._worker, *arguments))
+        assert self._link is not None
+        replies: list[Any] = await asyncio.gather(*self._link.ask_all(commands))
         if renews:
             self._alive_until = now + ALIVE_SECONDS / 3
-        return list(replies[1:] if renews else replies)
+        return replies[1:] if renews else replies
 
 
 def _undone(checks: Sequence[Check]) -> list[Check]:

@@ -98,7 +98,7 @@ async def test_what_a_dead_worker_had_open_is_forgotten_with_its_sign_of_life(
         task.cancel()
     await asyncio.sleep(1.2)
     assert (await meter.take([limited])).refused is None
-    await dying._redis.aclose()
+    dying._disconnect()
 
 
 async def test_a_caller_that_leaves_while_it_asks_takes_nothing(meter: Meter, name: str) -> None:
