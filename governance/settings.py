@@ -74,6 +74,24 @@ GATEWAY_WAITERS_MAX = env.int("EXCHEQUER_WAITERS_MAX", default=4000)
 GATEWAY_WAITERS_PER_TENANT_MAX = env.int("EXCHEQUER_WAITERS_PER_TENANT_MAX", default=1000)
 GATEWAY_SETTLE_BACKLOG_MAX = env.int("EXCHEQUER_SETTLE_BACKLOG_MAX", default=20_000)
 
+# --- Mail: without a server it is printed where the console logs --------------------------------
+CONSOLE_PUBLIC_URL = env.str("EXCHEQUER_CONSOLE_URL", default="http://127.0.0.1:8001").rstrip("/")
+SMTP_HOST = env.str("EXCHEQUER_SMTP_HOST", default="")
+SMTP_OPTIONS = {
+    "host": SMTP_HOST,
+    "port": env.int("EXCHEQUER_SMTP_PORT", default=587),
+    "username": env.str("EXCHEQUER_SMTP_USER", default=""),
+    "password": env.str("EXCHEQUER_SMTP_PASSWORD", default=""),
+    "use_tls": env.bool("EXCHEQUER_SMTP_TLS", default=True),
+    "timeout": 5,
+}
+MAILERS = {
+    "default": {"BACKEND": "django.core.mail.backends.smtp.EmailBackend", "OPTIONS": SMTP_OPTIONS}
+    if SMTP_HOST
+    else {"BACKEND": "django.core.mail.backends.console.EmailBackend"}
+}
+DEFAULT_FROM_EMAIL = env.str("EXCHEQUER_MAIL_FROM", default="Exchequer <exchequer@localhost>")
+
 # --- Desk and sweeper (governance/desk) --------------------------------------------------------
 LEASE_HEARTBEAT_SECONDS = env.float("EXCHEQUER_LEASE_HEARTBEAT_SECONDS", default=5.0)
 LEASE_STALE_SECONDS = env.float("EXCHEQUER_LEASE_STALE_SECONDS", default=30.0)

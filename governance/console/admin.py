@@ -8,6 +8,7 @@ from governance.console import (  # noqa: F401  importing registers
     admin_keys,
     admin_limits,
     admin_pauses,
+    admin_policies,
     admin_prices,
     admin_requests,
     admin_rules,

@@ -15,6 +15,9 @@ PAGES: dict[str, list[tuple[str, str, str]]] = {
         ("Requests", "front_hand", "admin:budgets_increaserequest_changelist"),
         ("Ledger", "account_balance", "admin:ledger_ledgerentry_changelist"),
     ],
+    "Routing": [
+        ("Policies", "alt_route", "admin:routing_routingpolicy_changelist"),
+    ],
     "Access": [
         ("API keys", "key", "admin:tenants_apikey_changelist"),
         ("Call limits", "speed", "admin:limits_calllimit_changelist"),

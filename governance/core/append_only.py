@@ -16,6 +16,7 @@ FACT_TABLES: tuple[str, ...] = (
     "calls_call",
     "calls_attempt",
     "pricing_pricebookversion",
+    "routing_policyversion",
 )
 
 PARTITIONED_TABLES: tuple[str, ...] = ("ledger_ledgerentry", "calls_call", "calls_attempt")

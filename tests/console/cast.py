@@ -19,6 +19,8 @@ from governance.limits.limits import set_limit
 from governance.limits.models import CallLimit
 from governance.pricing.contracts import agree_discount
 from governance.pricing.models import ContractPrice
+from governance.routing.models import RoutingPolicy
+from governance.routing.policies import create_policy, publish
 from tenants.credentials import add_credential
 from tenants.keys import IssuedKey, issue_key
 from tenants.models import Pause, ProviderCredential, Team, Tenant
@@ -45,6 +47,7 @@ class House:
     call: Call
     pause: Pause
     call_limit: CallLimit
+    policy: RoutingPolicy
 
     def person(self, role: str, *, in_team: bool = False) -> User:
         return make_member(self.tenant, role, team=self.team if in_team else None)
@@ -80,11 +83,19 @@ def make_house(name: str) -> House:
         )
         paused = pause(tenant, f"{canary}-pause", scope="tag", ref=f"feature={canary}")
         call_limit = set_limit(tenant, {"requests_per_minute": 100}, scope="tenant", model=f"{canary}-model")
+        policy = create_policy(
+            tenant, scope="team", ref=str(team.pk), name=f"{canary}-policy", draft=policy_text(canary)
+        )
+        policy = publish(policy, note=f"{canary}-note").policy
         house = House(
-            canary, tenant, team, key, credential, budget, period, contract, None, paused, call_limit
+            canary, tenant, team, key, credential, budget, period, contract, None, paused, call_limit, policy
         )  # type: ignore[arg-type]
         house.call = make_call(house)
     return house
+
+
+def policy_text(canary: str) -> str:
+    return f"rules:\n  - name: {canary}-rule\n    then: {{max_tokens: {{cap: 500}}}}\n"
 
 
 def make_call(house: House, call_id: UUID | None = None, **columns: Any) -> Call:

@@ -1,0 +1,62 @@
+"""What is different between two versions of a policy: in words, by rule, and line by line."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+
+class HasSource(Protocol):
+    """A version, or a draft that stands for one."""
+
+    @property
+    def number(self) -> int: ...
+
+    @property
+    def source(self) -> str: ...
+
+
+def changed_rules(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> list[str]:
+    """Sentences about the rules that came, went or changed, from two documents (document.Policy as JSON)."""
+    old, new = _rules(before or {"rules": []}), _rules(after)
+    words = [f"New rule: {name}" for name in new if name not in old]
+    words += [f"Gone: {name}" for name in old if name not in new]
+    words += [f"Changed: {name}" for name in new if name in old and new[name] != old[name]]
+    kept_before, kept_after = [n for n in old if n in new], [n for n in new if n in old]
+    if kept_before != kept_after:
+        words.append("The rules stand in another order, and the first that fits counts")
+    if before is not None:
+        words += _settings(before, after)
+    return words
+
+
+def _settings(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    words = []
+    old, new = before.get("tiers") or {}, after.get("tiers") or {}
+    for tier in sorted(old.keys() | new.keys()):
+        if old.get(tier) != new.get(tier):
+            words.append(f"The tier {tier} means {new.get(tier, 'the usual model')} now")
+    if before.get("sticky", True) != after.get("sticky", True):
+        stays = "stays on its model" if after.get("sticky", True) else "may change its model on the way"
+        words.append(f"A conversation {stays}")
+    return words
+
+
+def _rules(document: Mapping[str, Any]) -> dict[str, Any]:
+    """By name; a name that comes twice with the second's number."""
+    named: dict[str, Any] = {}
+    for number, rule in enumerate(document["rules"], start=1):
+        name = rule["name"] if rule["name"] not in named else f"{rule['name']} (rule {number})"
+        named[name] = rule
+    return named
+
+
+def line_diff(before: HasSource | None, after: HasSource) -> str:
+    """A unified diff, as `diff -u` writes it; every line is new without a version before."""
+    lines: Sequence[str] = difflib.unified_diff(
+        before.source.splitlines() if before else [],
+        after.source.splitlines(),
+        f"version {before.number}" if before else "nothing",
+        f"version {after.number}",
+        lineterm="",
+    )  # type: ignore[assignment]
+    return "\n".join(lines)

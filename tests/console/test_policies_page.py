@@ -1,0 +1,212 @@
+"""Policies in the browser: write, be told which line is wrong, publish with the difference before one's eyes,
+compare, roll back, switch off; and who may do what."""
+
+import re
+
+import pytest
+from django.core import mail
+
+from governance.audit.models import AuditEvent
+from governance.routing.models import PolicyVersion, RoutingPolicy
+from governance.routing.policies import create_policy, publish, save_draft
+from tenants.keys import issue_key
+from tenants.scope import platform_scope
+from tests.console.cast import House, browser, policy_text
+from tests.tenants.makers import make_team, make_user
+
+LIST, ADD = "/admin/routing/routingpolicy/", "/admin/routing/routingpolicy/add/"
+BAD = "rules:\n  - name: One\n    when: {wrods: {at_most: 8}}\n    then: {deny: No.}\n"
+OTHER = "rules:\n  - name: Other\n    then: {deny: Not now.}\n"
+
+
+def page(policy: RoutingPolicy, action: str = "change") -> str:
+    return f"{LIST}{policy.pk}/{action}/"
+
+
+def add_form(house: House, **changes: object) -> dict[str, object]:
+    return {
+        "tenant": house.tenant.pk,
+        "scope": "key",
+        "team": "",
+        "key": house.key.key.pk,
+        "name": "Bot rules",
+        "draft": policy_text("bot"),
+    } | changes
+
+
+def policies_of(house: House) -> list[RoutingPolicy]:
+    rows = RoutingPolicy._base_manager.select_related("live", "tenant")
+    return list(rows.filter(tenant=house.tenant).order_by("pk"))
+
+
+def seen_on(html: str) -> str:
+    """The hidden stamp of a page's form."""
+    found = re.search(r'name="seen" value="(\w+)"', html)
+    assert found is not None
+    return found[1]
+
+
+def test_an_admin_writes_publishes_changes_and_rolls_back_a_policy(alice: House) -> None:
+    admin = browser(alice.person("admin"))
+    assert "Small questions go to Haiku" in admin.get(ADD).content.decode()
+    assert admin.post(ADD, add_form(alice)).status_code == 302
+    policy = policies_of(alice)[-1]
+    assert (policy.scope, policy.scope_ref, policy.live) == ("key", str(alice.key.key.lineage_id), None)
+    assert "Nothing is in force yet" in admin.get(page(policy)).content.decode()
+    shown = admin.get(page(policy, "publish")).content.decode()
+    assert "New rule: bot-rule" in shown
+    answer = admin.post(page(policy, "publish"), {"note": "First", "seen": seen_on(shown)}, follow=True)
+    assert "version 1 is live." in answer.content.decode()
+    seen = seen_on(admin.get(page(policy)).content.decode())
+    edited = {"name": "Bot rules", "draft": OTHER.replace("\n", "\r\n"), "seen": seen}
+    saved = admin.post(page(policy), edited, follow=True).content.decode()
+    assert "The draft is not what is live" in saved
+    shown = admin.get(page(policy, "publish")).content.decode()
+    assert "Gone: bot-rule" in shown
+    assert '<tr class="new">' in shown
+    admin.post(page(policy, "publish"), {"note": "Second", "seen": seen_on(shown)})
+    versions = admin.get(page(policy, "versions")).content.decode()
+    assert versions.index("Second") < versions.index("First")
+    assert "New rule: Other" in versions
+    back = f"{page(policy, 'roll-back')}?number=1"
+    shown = admin.get(back).content.decode()
+    assert "New rule: bot-rule" in shown
+    assert (
+        "version 1 is live again" in admin.post(back, {"seen": seen_on(shown)}, follow=True).content.decode()
+    )
+    policy = policies_of(alice)[-1]
+    assert policy.live is not None
+    assert (policy.live.number, policy.live.note, policy.draft) == (1, "First", OTHER)
+    events = AuditEvent.objects.filter(target_type="routing.routingpolicy", target_id=str(policy.pk))
+    assert [event.action for event in events.order_by("id")] == [
+        f"policy.{verb}" for verb in ("create", "publish", "draft", "publish", "roll_back")
+    ]
+    assert all(event.actor_user_id for event in events)
+
+
+def test_a_bad_draft_is_kept_shown_with_its_line_and_not_published(alice: House) -> None:
+    admin, policy = browser(alice.person("admin")), alice.policy
+    seen = seen_on(admin.get(page(policy)).content.decode())
+    shown = admin.post(page(policy), {"name": "x", "draft": BAD, "seen": seen}, follow=True).content.decode()
+    assert '<i class="danger">3</i>' in shown
+    assert "line 3" in shown
+    assert "wrods" in shown
+    shown = admin.get(page(policy, "publish")).content.decode()
+    assert "Lines to mend" in shown
+    assert 'name="seen"' not in shown
+    refused = admin.post(page(policy, "publish"), {"note": ""})
+    assert refused.status_code == 200
+    assert policies_of(alice)[0].live_id == policy.live_id
+
+
+def test_who_saves_or_publishes_over_somebody_elses_change_is_told_so(alice: House) -> None:
+    admin, policy = browser(alice.person("admin")), alice.policy
+    edited = seen_on(admin.get(page(policy)).content.decode())
+    save_draft(policy, OTHER)
+    answer = admin.post(page(policy), {"name": "x", "draft": policy_text("x"), "seen": edited})
+    assert "Somebody else changed this policy" in answer.content.decode()
+    shown = seen_on(admin.get(page(policy, "publish")).content.decode())
+    save_draft(policy, policy_text("elsewhere"))
+    answer = admin.post(page(policy, "publish"), {"note": "", "seen": shown})
+    assert "changed by somebody else" in answer.content.decode()
+    assert policies_of(alice)[0].live_id == policy.live_id
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"scope": "team", "key": ""}, "Choose the team"),
+        ({"draft": ""}, "required"),
+        ({"name": "a\tb"}, "control characters"),
+        ({"scope": "team", "team": "own"}, "There is a policy for that already"),
+    ],
+)
+def test_a_policy_that_cannot_be_made_is_explained(
+    alice: House, changes: dict[str, object], words: str
+) -> None:
+    if changes.get("team") == "own":
+        changes = {**changes, "team": alice.team.pk}
+    answer = browser(alice.person("owner")).post(ADD, add_form(alice, **changes))
+    assert answer.status_code == 200
+    assert words in answer.content.decode()
+    assert len(policies_of(alice)) == 1
+
+
+def test_a_policy_is_switched_off_and_on(alice: House) -> None:
+    admin, policy = browser(alice.person("admin")), alice.policy
+    admin.post(page(policy, "switch"))
+    assert not policies_of(alice)[0].enabled
+    assert "is switched off" in admin.get(page(policy)).content.decode()
+    admin.post(page(policy, "switch"))
+    assert policies_of(alice)[0].enabled
+
+
+def test_leads_change_their_teams_and_its_keys_policies_and_read_the_tenants(alice: House) -> None:
+    lead = browser(alice.person("lead", in_team=True))
+    elsewhere = make_team(alice.tenant, "Elsewhere")
+    with platform_scope():
+        theirs = issue_key(alice.tenant, "theirs", team=elsewhere).key
+    whole = publish(create_policy(alice.tenant, scope="tenant", name="Whole", draft=OTHER)).policy
+    hidden = create_policy(alice.tenant, scope="team", ref=str(elsewhere.pk), name="Hidden", draft=OTHER)
+    assert lead.post(ADD, add_form(alice)).status_code == 302
+    listed = lead.get(LIST).content.decode()
+    assert "Bot rules" in listed
+    assert "Whole" in listed
+    assert "Hidden" not in listed
+    assert "Not now." in lead.get(page(whole)).content.decode()
+    for action in ("publish", "switch", "roll-back"):
+        assert lead.post(page(whole, action), {"note": ""}).status_code == 403
+        assert lead.post(page(hidden, action), {"note": ""}).status_code == 302
+    assert lead.post(page(whole), {"name": "x", "draft": OTHER}).status_code == 403
+    for changes in (
+        {"scope": "tenant", "key": ""},
+        {"scope": "team", "key": "", "team": elsewhere.pk},
+        {"key": theirs.pk},
+    ):
+        assert lead.post(ADD, add_form(alice, **changes)).status_code == 200
+    assert len(policies_of(alice)) == 4
+    assert lead.post(page(alice.policy, "publish"), {"note": ""}).status_code == 200  # nothing is new in it
+    save_draft(alice.policy, OTHER)
+    assert lead.post(page(alice.policy, "publish"), {"note": ""}).status_code == 302
+
+
+def test_viewers_read_policies_and_versions_and_change_nothing(alice: House) -> None:
+    for client in (browser(alice.person("viewer")), browser(alice.person("viewer", in_team=True))):
+        shown = client.get(page(alice.policy)).content.decode()
+        assert f"{alice.canary}-rule" in shown
+        assert "<textarea" not in shown
+        assert f"{alice.canary}-note" in client.get(page(alice.policy, "versions")).content.decode()
+        assert client.post(ADD, add_form(alice)).status_code == 403
+        assert client.post(page(alice.policy), {"name": "x", "draft": OTHER}).status_code == 403
+        for action in ("publish", "switch", "roll-back"):
+            assert client.get(page(alice.policy, action)).status_code == 403
+            assert client.post(page(alice.policy, action), {"note": ""}).status_code == 403
+    assert policies_of(alice)[0].draft == policy_text(alice.canary)
+
+
+def test_bob_and_charlie_reach_none_of_it(alice: House, bob: House) -> None:
+    bobs, charlie = browser(bob.person("owner")), browser(make_user("charlie"))
+    for action in ("change", "publish", "versions", "switch", "roll-back"):
+        for client in (bobs, charlie):
+            for answer in (client.get(page(alice.policy, action)), client.post(page(alice.policy, action))):
+                assert answer.status_code == 302
+                assert alice.canary not in str(answer.headers)
+    form = add_form(alice, tenant=bob.tenant.pk)
+    assert bobs.post(ADD, form).status_code == 200
+    assert [row.pk for row in policies_of(alice)] == [alice.policy.pk]
+    assert PolicyVersion._base_manager.filter(policy=alice.policy).count() == 1
+
+
+def test_the_publisher_reads_who_was_told(alice: House) -> None:
+    lead = alice.person("lead", in_team=True)
+    lead.email = f"lead-{lead.pk}@example.com"
+    lead.save()
+    nobody = alice.person("admin")
+    save_draft(alice.policy, OTHER)
+    admin = browser(alice.person("admin"))
+    shown = admin.get(page(alice.policy, "publish")).content.decode()
+    assert lead.username in shown
+    assert f"{nobody.username} (no address)" in shown
+    answer = admin.post(page(alice.policy, "publish"), {"note": ""}, follow=True).content.decode()
+    assert "One key holder was told by e-mail. No address is known of" in answer
+    assert mail.outbox[-1].to == [lead.email]
