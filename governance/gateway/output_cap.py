@@ -10,7 +10,7 @@ import msgspec
 
 from governance.gateway.errors import CallRefused, invalid
 from governance.gateway.json_limits import without_strings
-from governance.gateway.request import Request, is_given, read_request, value_of
+from governance.gateway.request import Body, Request, is_given, read_request, value_of
 
 _MAX_TOKENS = re.compile(rb'"max_tokens"\s*:\s*(\d+)')
 
@@ -55,7 +55,12 @@ def _governing_digits(body: bytes) -> slice | None:
 def thinking_budget(request: Request) -> int:
     """How many tokens the request wants to think with at most; 0 where it does not say. CallRefused where
     that is not a number."""
-    raw = (request.fields.thinking or {}).get("budget_tokens", msgspec.Raw())
+    return thinking_budget_of(request.fields)
+
+
+def thinking_budget_of(fields: Body) -> int:
+    """The same, of a body that is not sent yet."""
+    raw = (fields.thinking or {}).get("budget_tokens", msgspec.Raw())
     if not is_given(raw):
         return 0
     budget = value_of(raw, int)

@@ -1,0 +1,165 @@
+"""What a route changes in a request, in one fixed order:
+
+    model            another model, and what it needs             model
+    history          the beginning of a long conversation goes    history(-12): so many messages
+    system           the system prompt, after it or instead       system
+    concise          an instruction at its end                    concise
+    json output      a format for the reply                       json-output
+    output           max_tokens, stop sequences                   max-tokens, stop-sequences
+    prompt cache     what is now sent, marked where it pays       prompt-cache(2): so many breakpoints
+
+The model comes first because it decides what the others may do, and the prompt cache last because it looks
+at what is really sent. A rewrite that cannot be made is left out and says why; the others are made all the
+same. The result is read again like any request: it is what is bound, held and sent. Without a rule for any
+of them the request is the very same object.
+"""
+
+from collections.abc import Callable
+from datetime import datetime
+
+import msgspec
+
+from governance.gateway.request import Request, RequestRefused
+from governance.gateway.rewrites import history, json_output, model, output, system
+from governance.gateway.rewrites.binding import bound
+from governance.gateway.rewrites.draft import Draft, NotDone, draft_of
+from governance.pricing.book import PriceBook
+from governance.pricing.rates import ModelFacts
+from governance.routing.capabilities import capabilities_of
+from governance.routing.route import Route
+
+
+class About(msgspec.Struct, frozen=True, kw_only=True):
+    """What else decides: `book` and `at` (aware; when the call started), the key's own `max_output_tokens`,
+    and the `summary` of what the history window takes away, where somebody made one."""
+
+    book: PriceBook
+    at: datetime
+    max_output_tokens: int | None = None
+    summary: str | None = None
+
+
+class Rewritten(msgspec.Struct, frozen=True):
+    """`names` of what was done, in its order; `reasons`: a sentence for each that was not. `removed_bytes`:
+    what the history window took away."""
+
+    request: Request
+    names: tuple[str, ...] = ()
+    removed_bytes: int = 0
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def header(self) -> str:
+        """The value of `exchequer-rewrites`."""
+        return ", ".join(self.names)
+
+
+def rewritten(request: Request, route: Route, about: About) -> Rewritten:
+    """The request as the route wants it."""
+    if not has_rewrites(route):
+        return Rewritten(request)
+    work = _Work(draft_of(request), about)
+    first = work.draft
+    if route.model is not None and route.model != request.model:
+        target = about.book.model(route.model)
+        if target is None or target is not about.book.model(request.model):
+            name = route.model
+            work.do("model", lambda draft: model.swapped(draft, target, name, about.at.date()))
+    if route.history is not None:
+        work.cut(route)
+    if route.system is not None:
+        prompt = route.system
+        work.say("system", lambda draft: system.prompt(draft, prompt))
+    if route.concise is not None:
+        text = route.concise
+        work.say("concise", lambda draft: system.appended(draft, text))
+    if route.json_output is not None:
+        work.ask_for_json(route)
+    work.limit(route)
+    if work.draft is first:
+        return Rewritten(request, reasons=tuple(work.reasons))
+    try:
+        result = work.draft.request()
+    except RequestRefused as error:
+        return Rewritten(request, reasons=(*work.reasons, f"the rewritten request is refused: {error}"))
+    return Rewritten(result, tuple(work.names), work.removed_bytes, tuple(work.reasons))
+
+
+def has_rewrites(route: Route) -> bool:
+    """Whether the route asks for any of them."""
+    return any(
+        (
+            route.model is not None,
+            route.history is not None,
+            route.system is not None,
+            route.concise is not None,
+            route.json_output is not None,
+            route.max_tokens_cap is not None,
+            route.max_tokens_set is not None,
+            route.stop_sequences,
+        )
+    )
+
+
+class _Work:
+    """The draft as it stands, and what was done and not done to it so far."""
+
+    def __init__(self, draft: Draft, about: About) -> None:
+        self.draft = draft
+        self.about = about
+        self.names: list[str] = []
+        self.reasons: list[str] = []
+        self.removed_bytes = 0
+
+    @property
+    def target(self) -> ModelFacts | None:
+        return self.about.book.model(self.draft.fields.model)
+
+    def do(self, name: str, rewrite: Callable[[Draft], Draft | NotDone]) -> None:
+        before, after = self.draft, rewrite(self.draft)
+        if isinstance(after, NotDone):
+            self.reasons.append(f"{name}: {after.why}")
+        elif after is not before:
+            self.draft = after
+            self.names.append(name)
+
+    def say(self, name: str, rewrite: Callable[[Draft], Draft | NotDone]) -> None:
+        """A rewrite of what thinking may be signed over."""
+        self.do(name, lambda draft: bound(draft.fields, self.target) or rewrite(draft))
+
+    def cut(self, route: Route) -> None:
+        terms = route.history
+        assert terms is not None
+        before = self.draft
+        if len(before.fields.messages) <= terms.above_messages:
+            return
+        self.say("history", lambda draft: history.window(draft, terms, self.about.summary))
+        if self.draft is not before:
+            gone = len(before.fields.messages) - len(self.draft.fields.messages)
+            self.names[-1] = f"history(-{gone})"
+            self.removed_bytes = max(0, len(before.raw["messages"]) - len(self.draft.raw["messages"]))
+
+    def ask_for_json(self, route: Route) -> None:
+        terms, target = route.json_output, self.target
+        assert terms is not None
+        takes = capabilities_of(target) if target is not None else None
+
+        def rewrite(draft: Draft) -> Draft | NotDone:
+            return json_output.json_output(
+                draft,
+                terms.schema,
+                takes_format=takes is not None and takes.structured_output,
+                takes_prefill=takes is not None and takes.prefill,
+            )
+
+        self.do("json-output", rewrite)
+
+    def limit(self, route: Route) -> None:
+        cap, replacement = route.max_tokens_cap, route.max_tokens_set
+        if cap is not None or replacement is not None:
+            target, own = self.target, self.about.max_output_tokens
+            limits = [] if target is None else [target.output_tokens_max]
+            most = min([*limits, own] if own is not None else limits, default=None)
+            self.do("max-tokens", lambda draft: output.output_tokens(draft, cap, replacement, most))
+        if route.stop_sequences:
+            self.do("stop-sequences", lambda draft: output.stops(draft, route.stop_sequences))
