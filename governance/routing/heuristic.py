@@ -1,0 +1,88 @@
+"""The built-in rule of `route: {heuristic: true}`: a tier from the last user message alone.
+
+    opus    long (LONG_WORDS or more) and a complexity keyword: both signals, because each alone errs
+            upwards, and an error upwards is the dear one
+    haiku   a simple-task keyword, no complexity keyword, and not long
+    sonnet  everything else
+
+The tier never rises above what the client asked for, unless the rule says `upwards: true`: who asks for Haiku
+has decided. A model whose tier is not known stays as it is.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+import msgspec
+
+from governance.routing.capabilities import TIERS
+from governance.routing.document import Tier
+from governance.routing.words import Keyword, Words, keywords
+
+LONG_WORDS: Final = 150
+
+COMPLEXITY: Final = keywords(
+    (
+        "algorithm", "analyse", "analysis", "analyze", "architect", "architecture", "benchmark", "compare",
+        "complexity", "concurrency", "contract", "critique", "debug", "derive", "design", "diagnose",
+        "edge cases", "evaluate", "hypothesis", "implement", "implications", "investigate", "legal",
+        "migrate", "optimise", "optimize", "plan", "proof", "prove", "reason through", "refactor",
+        "research", "review", "root cause", "security", "step by step", "strategy", "synthesise",
+        "synthesize", "theorem", "trade off", "trade offs", "tradeoff", "tradeoffs", "vulnerability",
+    )
+)  # fmt: skip
+SIMPLE: Final = keywords(
+    (
+        "capital of", "categorise", "categorize", "classify", "convert", "correct the spelling", "count",
+        "define", "detect the language", "extract", "fix the typos", "format", "hello", "how do you say",
+        "is this spam", "label", "list", "lowercase", "name the", "parse", "rename", "rephrase", "reverse",
+        "sentiment", "shorten", "sort", "spell", "spell check", "subject line", "summarise", "summarize",
+        "synonym", "synonyms", "tag", "thank you", "thanks", "title for", "translate", "uppercase",
+        "what is the date", "what time", "what year", "when did", "when was", "who is", "who was",
+        "who wrote", "yes or no",
+    )
+)  # fmt: skip
+FIRST_WORDS: Final = frozenset(keyword.first for keyword in (*COMPLEXITY, *SIMPLE))
+"""What Words has to look for, for `choose`."""
+
+
+def _by_first_word(wanted: Iterable[Keyword]) -> Mapping[bytes, tuple[Keyword, ...]]:
+    found: dict[bytes, tuple[Keyword, ...]] = {}
+    for keyword in wanted:
+        found[keyword.first] = (*found.get(keyword.first, ()), keyword)
+    return found
+
+
+_COMPLEXITY, _SIMPLE = _by_first_word(COMPLEXITY), _by_first_word(SIMPLE)
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """`why` names the signals, such as “212 words and “refactor””."""
+
+    tier: Tier
+    why: str
+
+
+def choose(words: Words) -> Choice:
+    """The tier that the message alone speaks for."""
+    complexity = _first_of(_COMPLEXITY, words)
+    if words.count >= LONG_WORDS:
+        if complexity is not None:
+            return Choice("opus", f"{words.count} words and “{complexity}”")
+        return Choice("sonnet", f"{words.count} words and no complexity keyword")
+    if complexity is not None:
+        return Choice("sonnet", f"“{complexity}”, but only {words.count} words")
+    simple = _first_of(_SIMPLE, words)
+    if simple is not None:
+        return Choice("haiku", f"{words.count} words and “{simple}”")
+    return Choice("sonnet", f"{words.count} words and no keyword")
+
+
+def at_most(tier: Tier, asked: Tier) -> Tier:
+    """The cheaper of the two."""
+    return tier if TIERS.index(tier) <= TIERS.index(asked) else asked
+
+
+def _first_of(wanted: Mapping[bytes, tuple[Keyword, ...]], words: Words) -> str | None:
+    """The first in the alphabet, so that the same message always has the same reason."""
+    found = words.found & wanted.keys()
+    return min((each.text for first in found for each in wanted[first] if words.has(each)), default=None)

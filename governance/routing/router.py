@@ -1,0 +1,247 @@
+"""The rules that reach one key, compiled; facts in, a Route out. No I/O, no looking up, no state.
+
+Policies are asked from the most specific on: the key's, the team's, the tenant's. Of a kind of action the
+first one counts, so that a key's rule goes before its tenant's; but a denial of any of them denies, and the
+smallest cap holds, so that no team undoes what its tenant forbids. `final` ends its own policy and no other.
+
+    router = compile_router(policies, models=book.models, team_ids={"research": 7})
+    if asked.TEXT in router.asks: …                # what has to be found out for it
+    route = router.route(CallFacts(…))
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from governance.pricing.rates import ModelFacts
+from governance.routing import facts as asked
+from governance.routing import heuristic
+from governance.routing.actions import Action, Filled, Heuristic, compile_actions, route_of, tier_models
+from governance.routing.document import Policy, Rule, Tier
+from governance.routing.facts import CallFacts
+from governance.routing.route import AS_ASKED, Applied, Route
+from governance.routing.terms import Call, Names, Term, Test, compile_match
+
+ROUTES_REMEMBERED_MAX: Final = 512
+"""Per router: what it made of the rules that matched, so that it is put together once."""
+
+
+class CompiledInput(msgspec.Struct, frozen=True):
+    """One published policy as it goes into a router."""
+
+    policy_id: int
+    version_id: int
+    policy: Policy
+
+
+class CompiledRule:
+    """A rule ready to be asked. `signals` is its whole match as a phrase."""
+
+    __slots__ = (
+        "actions",
+        "ends_policy",
+        "first_test",
+        "more_tests",
+        "name",
+        "needs_call",
+        "policy_id",
+        "said",
+        "shadow",
+        "signals",
+        "terms",
+        "unless",
+        "unless_terms",
+        "unless_tests",
+        "version_id",
+    )
+
+    def __init__(self, rule: Rule, source: CompiledInput, names: Names, models: Mapping[Tier, str]) -> None:
+        self.name = rule.name
+        self.policy_id, self.version_id = source.policy_id, source.version_id
+        self.shadow = rule.shadow
+        self.ends_policy = rule.final and not rule.shadow
+        self.terms = compile_match(rule.when, names)
+        self.unless_terms = compile_match(rule.unless, names) if rule.unless is not None else ()
+        self.unless = rule.unless is not None
+        self.first_test, *self.more_tests = _cheapest_first(self.terms) or (_always,)
+        self.unless_tests = _cheapest_first(self.unless_terms)
+        self.actions = compile_actions(rule.then, models)
+        self.needs_call = any(not isinstance(action, Action) for action in self.actions)
+        self.signals = ", ".join(
+            [
+                *(f"{term.field} {term.wanted}" for term in self.terms),
+                *(f"not {term.field} {term.wanted}" for term in self.unless_terms),
+            ]
+        )
+
+    def matches_beyond_first(self, call: Call) -> bool:
+        """Do all tests but the first hold, and does `unless` not?"""
+        for test in self.more_tests:
+            if not test(call):
+                return False
+        return not (self.unless and all(test(call) for test in self.unless_tests))
+
+    def resolved(self, call: Call) -> Iterable[Action]:
+        """Its actions for this call."""
+        if not self.needs_call:
+            return self.actions  # type: ignore[return-value]
+        found = [action if isinstance(action, Action) else action.resolved(call) for action in self.actions]
+        return [action for action in found if action is not None]
+
+    @property
+    def asks(self) -> set[str]:
+        found = {term.asks for term in (*self.terms, *self.unless_terms) if term.asks is not None}
+        if any(isinstance(action, Heuristic | Filled) for action in self.actions):
+            found.add(asked.TEXT)
+        return found
+
+
+class Router:
+    """Made by `compile_router`, for any number of keys that the same policies reach."""
+
+    __slots__ = ("_as_asked", "_names", "_programs", "_routes", "_wanted", "asks", "policies")
+
+    def __init__(self, policies: Sequence[tuple[CompiledRule, ...]], names: Names, *, sticky: bool) -> None:
+        self.policies = tuple(policies)
+        self._programs = tuple([tuple([(rule.first_test, rule) for rule in rules]) for rules in policies])
+        rules = [rule for rules in policies for rule in rules]
+        self.asks: frozenset[str] = frozenset().union(*(rule.asks for rule in rules))
+        self._names = names
+        self._routes: dict[tuple[object, ...], Route] = {}
+        self._wanted = frozenset().union(*(_first_words(rule) for rule in rules))
+        self._as_asked = AS_ASKED if sticky else Route(sticky=False)
+
+    def route(self, facts: CallFacts) -> Route:
+        """What becomes of the call."""
+        call = self.call(facts)
+        matched = []
+        for rules in self._programs:
+            for first_test, rule in rules:  # most rules end with their first test
+                if first_test(call) and rule.matches_beyond_first(call):
+                    matched.append(rule)
+                    if rule.ends_policy:
+                        break
+        return self._remembered(call, matched) if matched else self._as_asked
+
+    def _remembered(self, call: Call, matched: list["CompiledRule"]) -> Route:
+        """The Route of these rules; the same one again where it depends on nothing but the model."""
+        key = (call.facts.model, *matched)
+        route = self._routes.get(key)
+        if route is None:
+            route = self.combined(call, matched)
+            if len(self._routes) < ROUTES_REMEMBERED_MAX and not any(rule.needs_call for rule in matched):
+                self._routes[key] = route
+        return route
+
+    def call(self, facts: CallFacts) -> Call:
+        """The call as the rules' tests look at it."""
+        return Call(facts, self._names, self._wanted)
+
+    def combined(self, call: Call, matched: Sequence[CompiledRule]) -> Route:
+        """The Route of the rules that matched, in their order."""
+        counts, shadows = _what_counts(call, matched)
+        fields: dict[str, object] = {}
+        did: dict[CompiledRule, list[str]] = {}
+        for rule, action in counts.values():
+            fields.update(action.fields)
+            did.setdefault(rule, []).append(action.said)
+        model = fields.get("model")
+        if model is not None and self._names.are_same(str(model), call.facts.model):
+            fields["model"] = None
+        applied = tuple(
+            [
+                Applied(
+                    rule.policy_id,
+                    rule.version_id,
+                    rule.name,
+                    tuple(shadows[rule] if rule.shadow else did.get(rule, ())),
+                    rule.shadow,
+                )
+                for rule in matched
+            ]
+        )
+        chose, why = _reason(counts)
+        return route_of(
+            fields,
+            applied=applied,
+            rule=None if chose is None else chose.name,
+            version_id=None if chose is None else chose.version_id,
+            why=why,
+            sticky=self._as_asked.sticky,
+        )
+
+
+type Counts = dict[str, tuple[CompiledRule, Action]]
+
+
+def compile_router(
+    policies: Sequence[CompiledInput],
+    *,
+    models: Iterable[ModelFacts],
+    team_ids: Mapping[str, int] | None = None,
+) -> Router:
+    """The router of these policies, the key's before the team's before the tenant's.
+
+    `models` are the price book's; `team_ids` the ids of the tenant's teams by slug. The policies must have
+    passed checks.py.
+    """
+    names = Names(models, team_ids or {})
+    compiled = []
+    for position, source in enumerate(policies):
+        tiers = tier_models([later.policy.tiers for later in policies[position:]])
+        compiled.append(tuple([CompiledRule(rule, source, names, tiers) for rule in source.policy.rules]))
+    return Router(compiled, names, sticky=policies[0].policy.sticky if policies else True)
+
+
+def _what_counts(call: Call, matched: Sequence[CompiledRule]) -> tuple[Counts, dict[CompiledRule, list[str]]]:
+    """Of each kind the action that counts, with its rule, in the order of the rules; and what each shadow
+    rule would have done. Where the call is denied, nothing else counts."""
+    counts: Counts = {}
+    shadows: dict[CompiledRule, list[str]] = {}
+    for rule in matched:
+        actions = rule.resolved(call)
+        if rule.shadow:
+            shadows[rule] = [action.said for action in actions]
+            continue
+        for action in actions:
+            first = counts.get(action.kind)
+            if first is None or (action.kind == "max_tokens_cap" and _cap(action) < _cap(first[1])):
+                counts[action.kind] = (rule, action)
+    denied = counts.get("deny")
+    return ({"deny": denied} if denied is not None else counts), shadows
+
+
+def _cap(action: Action) -> int:
+    cap = action.fields["max_tokens_cap"]
+    assert isinstance(cap, int)
+    return cap
+
+
+def _reason(counts: Counts) -> tuple[CompiledRule | None, str]:
+    """The rule that chose, and the sentence about it; (None, "") where only shadow rules matched."""
+    for kind in ("deny", "answer", "model"):
+        if kind in counts:
+            break
+    else:
+        kind = next(iter(counts), "")
+        if not kind:
+            return None, ""
+    rule, action = counts[kind]
+    because = f" because of {rule.signals}" if rule.signals else ", which holds for every call"
+    return rule, f"{action.said}: rule “{rule.name}”{because}"
+
+
+def _always(call: Call) -> bool:
+    return True
+
+
+def _cheapest_first(terms: Sequence[Term]) -> tuple[Test, ...]:
+    return tuple([term.test for term in sorted(terms, key=lambda term: term.cost)])
+
+
+def _first_words(rule: CompiledRule) -> frozenset[bytes]:
+    wanted = [keyword.first for term in (*rule.terms, *rule.unless_terms) for keyword in term.keywords]
+    found = frozenset(wanted)
+    uses_heuristic = any(isinstance(action, Heuristic) for action in rule.actions)
+    return found | heuristic.FIRST_WORDS if uses_heuristic else found
