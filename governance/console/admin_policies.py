@@ -45,7 +45,6 @@ from governance.routing.policies import (
 from governance.routing.telling import key_holders
 from tenants.models import ApiKey, Team, Tenant
 
-READERS = ("versions",)
 STATES = {"live": "success", "edited": "warning", "never published": "info", "off": "danger"}
 
 
@@ -291,7 +290,8 @@ class RoutingPolicyAdmin(ConsoleAdmin):
         found = super().get_actions_detail(request, object_id)
         may_change = self.may_change(access_of(request), policy)
         hidden = {"roll_back"} if may_change else {"publish", "switch", "roll_back"}  # rows have their own
-        return [one for one in found if one.action_name.rpartition("_admin_")[2] not in hidden]
+        name = f"{self.opts.app_label}_{self.opts.model_name}_"
+        return [one for one in found if one.action_name.removeprefix(name) not in hidden]
 
     # --- Columns ---
 

@@ -55,7 +55,12 @@ class SourceWidget(forms.Textarea):
             '<div class="exq-source{}"><div class="exq-numbers" aria-hidden="true">{}</div>{}{}</div>',
             " exq-noted" if marked else "",
             format_html_join(
-                "", '<i class="{}">{}</i>', ((marked.get(n, ""), n) for n in range(1, lines + NUMBERS_SPARE))
+                "",
+                "<i{}>{}</i>",
+                (
+                    (format_html(' class="{}"', marked[n]) if n in marked else "", n)
+                    for n in range(1, lines + NUMBERS_SPARE)
+                ),
             ),
             super().render(name, value, given, renderer),
             _notes(checked) if marked else "",

@@ -38,6 +38,8 @@ from governance.limits.terms import LOAD_LIMITS, LimitTerms
 from governance.limits.terms import reaching as limits_reaching
 from governance.pricing.book import PriceBook
 from governance.pricing.loading import load_book_async, load_contract_rates_async
+from governance.routing.loading import LOAD_POLICIES, Routers
+from governance.routing.router import Router
 from tenants.credentials import open_credential
 from tenants.pauses import LOAD_PAUSES, PauseTerms
 from tenants.pauses import reaching as pauses_reaching
@@ -98,12 +100,13 @@ class TenantSnapshot:
     upstream_headers: tuple[tuple[str, str], ...]
     credential_id: int | None
     fingerprint_key: bytes
+    routers: Routers
 
 
 @dataclass(frozen=True, slots=True)
 class KeySnapshot:
-    """A key, its tenant, the budgets that cover its calls and the pauses that may refuse them.
-    `is_authenticated` is for DRF."""
+    """A key, its tenant, the budgets that cover its calls and the pauses that may refuse them. `router` has
+    the rules of the policies that reach it, None without any. `is_authenticated` is for DRF."""
 
     id: int
     public_id: str
@@ -124,6 +127,7 @@ class KeySnapshot:
     clamp_floor_tokens: int | None
     unbounded_allowed: bool
     coverage: Coverage
+    router: Router | None
     is_authenticated: bool = True
 
 
@@ -289,6 +293,7 @@ class SnapshotStore:
                 upstream_headers=headers,
                 credential_id=credential_id,
                 fingerprint_key=fingerprint_key(tenant_id),
+                routers=Routers(await fetch_all(connection, LOAD_POLICIES, tenant_id), book.models),
             )
             if book is self._book:
                 self._tenants[tenant_id] = tenant
@@ -385,4 +390,5 @@ def _compile_key(row: tuple[Any, ...], tenant: TenantSnapshot) -> KeySnapshot:
         clamp_floor_tokens=clamp_floor_tokens,
         unbounded_allowed=unbounded,
         coverage=covering(tenant.budgets, team_id=team_id, key_id=lineage_id),
+        router=tenant.routers.reaching(team_id=team_id, lineage_id=lineage_id),
     )
