@@ -1,4 +1,4 @@
-"""A tenant's live policies as the call path knows them: one router for each set of policies that reaches keys."""
+"""A tenant's live policies as the call path knows them: one router for each set that reaches keys."""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,8 @@ log = logging.getLogger(__name__)
 
 LOAD_POLICIES = """
 SELECT policy.id, version.id, policy.scope, policy.scope_ref, version.document::text,
-       (SELECT coalesce(jsonb_object_agg(slug, id), '{}') FROM tenants_team WHERE tenant_id = policy.tenant_id)
+       (SELECT coalesce(jsonb_object_agg(slug, id), '{}') FROM tenants_team team
+        WHERE team.tenant_id = policy.tenant_id)
 FROM routing_routingpolicy policy JOIN routing_policyversion version ON version.id = policy.live_id
 WHERE policy.tenant_id = %s AND policy.enabled
 """
@@ -36,7 +37,7 @@ class Routers:
         self._routers: dict[tuple[int, ...], Router | None] = {}
 
     def reaching(self, *, team_id: int | None, lineage_id: int) -> Router | None:
-        """The router of a key: its own policy's rules, then its team's, then its tenant's. None without any."""
+        """The router of a key: its own policy's rules, its team's, its tenant's. None without any."""
         wanted = (("key", str(lineage_id)), ("team", str(team_id)), ("tenant", ""))
         found = [self._rows[where] for where in wanted if where in self._rows]
         if not found:
