@@ -93,6 +93,10 @@ def as_json(value: Any) -> bytes:
     return _encode(value)
 
 
+def raw_list(value: bytes | Raw) -> list[Raw]:
+    return _decode_list(value)
+
+
 def with_key(given: bytes | Raw, name: str, value: bytes) -> bytes:
     """The JSON object with one more key or another value of it; the other values keep their bytes."""
     return _encode(_decode_fields(given) | {name: Raw(value)})
@@ -100,13 +104,6 @@ def with_key(given: bytes | Raw, name: str, value: bytes) -> bytes:
 
 def without_key(given: Fields, *names: str) -> Fields:
     return {name: value for name, value in given.items() if name not in names}
-
-
-def blocks_of(content: bytes | Raw) -> list[bytes | Raw]:
-    """Content as a list of raw blocks: a string is shorthand for one text block."""
-    if bytes(content[:1] if isinstance(content, bytes) else content)[0] == _BLOCKS_MARK:
-        return list(_decode_list(content))
-    return [b'{"type":"text","text":%b}' % bytes(content)]
 
 
 def text_block(text: str) -> bytes:

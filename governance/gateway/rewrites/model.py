@@ -7,6 +7,8 @@ is not for it. An output limit above the target's is lowered to it, unless the r
 import re
 from datetime import date
 
+import msgspec
+
 from governance.gateway.request import ABSENT, Body, Fields, block_type, is_given, value_of
 from governance.gateway.rewrites.draft import Draft, NotDone, holds_signed_thinking, is_of_type, without_key
 from governance.pricing.rates import ModelFacts
@@ -23,10 +25,15 @@ _SAMPLING = ("temperature", "top_p", "top_k")
 _FORCED = ("any", "tool")
 
 
-def swapped(draft: Draft, target: ModelFacts | None, name: str, today: date) -> Draft | NotDone:
+def swapped(
+    draft: Draft, target: ModelFacts | None, name: str, today: date, *, is_on_it: bool = False
+) -> Draft | NotDone:
     """The draft for the model called `name` (`target` is what the price book knows of it). NotDone with what
-    stands in the way."""
-    found = compatibility(target, traits_of(draft), today=today, name=name)
+    stands in the way. `is_on_it`: that model answered the conversation so far, so its thinking is its own."""
+    traits = traits_of(draft)
+    if is_on_it:
+        traits = msgspec.structs.replace(traits, signed_thinking=False)
+    found = compatibility(target, traits, today=today, name=name)
     if against := refusals(found):
         return NotDone(" ".join(each.sentence for each in against))
     for each in found:

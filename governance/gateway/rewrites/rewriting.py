@@ -19,34 +19,51 @@ from datetime import datetime
 
 import msgspec
 
-from governance.gateway.request import Request, RequestRefused
-from governance.gateway.rewrites import history, json_output, model, output, system
+from governance.gateway.request import ABSENT, CacheTtl, Request, RequestRefused
+from governance.gateway.rewrites import history, json_output, model, output, prompt_cache, system
 from governance.gateway.rewrites.binding import bound
 from governance.gateway.rewrites.draft import Draft, NotDone, draft_of
+from governance.gateway.rewrites.prompt_cache import Caller
 from governance.pricing.book import PriceBook
 from governance.pricing.rates import ModelFacts
 from governance.routing.capabilities import capabilities_of
+from governance.routing.document import PromptCache
 from governance.routing.route import Route
 
 
 class About(msgspec.Struct, frozen=True, kw_only=True):
-    """What else decides: `book` and `at` (aware; when the call started), the key's own `max_output_tokens`,
-    and the `summary` of what the history window takes away, where somebody made one."""
+    """What else decides.
+
+    book, at             prices, and when the call started (aware)
+    max_output_tokens    the key's own cap
+    conversation_model   the model that answered the conversation so far, where that is known: the thinking in
+                         its history is that model's
+    summary              of what the history window takes away, where somebody made one
+    caller               whose prompt it is; without it nothing is marked for the prompt cache
+    """
 
     book: PriceBook
     at: datetime
     max_output_tokens: int | None = None
+    conversation_model: str | None = None
     summary: str | None = None
+    caller: Caller | None = None
 
 
 class Rewritten(msgspec.Struct, frozen=True):
-    """`names` of what was done, in its order; `reasons`: a sentence for each that was not. `removed_bytes`:
-    what the history window took away."""
+    """`names` of what was done, in its order; `reasons`: a sentence for each that was not.
+
+    removed_bytes   by how much system prompt and messages became shorter; below zero: longer. Marks for the
+                    prompt cache do not count
+    prompt_prefix   what was marked for the prompt cache: prompt_cache_memory.Memory.learn is told the reply's
+                    usage under it
+    """
 
     request: Request
     names: tuple[str, ...] = ()
     removed_bytes: int = 0
     reasons: tuple[str, ...] = ()
+    prompt_prefix: bytes | None = None
 
     @property
     def header(self) -> str:
@@ -64,7 +81,8 @@ def rewritten(request: Request, route: Route, about: About) -> Rewritten:
         target = about.book.model(route.model)
         if target is None or target is not about.book.model(request.model):
             name = route.model
-            work.do("model", lambda draft: model.swapped(draft, target, name, about.at.date()))
+            today, is_on_it = about.at.date(), name == about.conversation_model
+            work.do("model", lambda draft: model.swapped(draft, target, name, today, is_on_it=is_on_it))
     if route.history is not None:
         work.cut(route)
     if route.system is not None:
@@ -76,13 +94,16 @@ def rewritten(request: Request, route: Route, about: About) -> Rewritten:
     if route.json_output is not None:
         work.ask_for_json(route)
     work.limit(route)
+    removed_bytes = _prompt_bytes(first) - _prompt_bytes(work.draft)
+    if route.prompt_cache is not None and about.caller is not None:
+        work.mark(route.prompt_cache, about.caller, request.cache_ttl)
     if work.draft is first:
         return Rewritten(request, reasons=tuple(work.reasons))
     try:
         result = work.draft.request()
     except RequestRefused as error:
         return Rewritten(request, reasons=(*work.reasons, f"the rewritten request is refused: {error}"))
-    return Rewritten(result, tuple(work.names), work.removed_bytes, tuple(work.reasons))
+    return Rewritten(result, tuple(work.names), removed_bytes, tuple(work.reasons), work.prompt_prefix)
 
 
 def has_rewrites(route: Route) -> bool:
@@ -97,6 +118,7 @@ def has_rewrites(route: Route) -> bool:
             route.max_tokens_cap is not None,
             route.max_tokens_set is not None,
             route.stop_sequences,
+            route.prompt_cache is not None,
         )
     )
 
@@ -109,7 +131,7 @@ class _Work:
         self.about = about
         self.names: list[str] = []
         self.reasons: list[str] = []
-        self.removed_bytes = 0
+        self.prompt_prefix: bytes | None = None
 
     @property
     def target(self) -> ModelFacts | None:
@@ -118,7 +140,7 @@ class _Work:
     def do(self, name: str, rewrite: Callable[[Draft], Draft | NotDone]) -> None:
         before, after = self.draft, rewrite(self.draft)
         if isinstance(after, NotDone):
-            self.reasons.append(f"{name}: {after.why}")
+            self.reasons.append(f"{name.partition('(')[0]}: {after.why}")
         elif after is not before:
             self.draft = after
             self.names.append(name)
@@ -137,7 +159,6 @@ class _Work:
         if self.draft is not before:
             gone = len(before.fields.messages) - len(self.draft.fields.messages)
             self.names[-1] = f"history(-{gone})"
-            self.removed_bytes = max(0, len(before.raw["messages"]) - len(self.draft.raw["messages"]))
 
     def ask_for_json(self, route: Route) -> None:
         terms, target = route.json_output, self.target
@@ -163,3 +184,18 @@ class _Work:
             self.do("max-tokens", lambda draft: output.output_tokens(draft, cap, replacement, most))
         if route.stop_sequences:
             self.do("stop-sequences", lambda draft: output.stops(draft, route.stop_sequences))
+
+    def mark(self, terms: PromptCache, caller: Caller, client_ttl: CacheTtl) -> None:
+        if client_ttl is not None:
+            self.reasons.append("prompt-cache: the client marks its own prompt")
+            return
+        found = prompt_cache.marked(self.draft, terms, self.target, self.about.book, self.about.at, caller)
+        self.do(f"prompt-cache({found.breakpoints})", lambda _: found.draft)
+        if found.breakpoints:
+            self.prompt_prefix = found.prefix
+        if found.changing is not None:
+            self.reasons.append(f"prompt-cache: {found.changing}")
+
+
+def _prompt_bytes(draft: Draft) -> int:
+    return len(draft.raw.get("system", ABSENT)) + len(draft.raw["messages"])

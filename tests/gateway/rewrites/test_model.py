@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from governance.gateway.request import read_request
+from governance.gateway.rewrites.rewriting import About, rewritten
 from governance.pricing.book import PriceBook
+from governance.routing.route import Route
 from tests.gateway.rewrites.bodies import (
     SIGNATURE,
     accepted,
@@ -20,6 +22,7 @@ from tests.gateway.rewrites.bodies import (
     thinking_of,
     untouched_but,
 )
+from tests.pricing.conftest import TODAY
 
 TARGETS = (
     "claude-haiku-5-5",
@@ -155,6 +158,18 @@ def test_claude_code_keeps_its_thinking_and_stays_on_its_model(book: PriceBook) 
     result = apply(request, book, model="claude-sonnet-5-5")
     assert result.request is request
     assert "only the model that wrote it" in result.reasons[0]
+
+
+def test_a_conversation_that_was_routed_stays_where_its_thinking_was_written(book: PriceBook) -> None:
+    """Its client names the model that it asked for on every turn; the thinking is that of the one it got."""
+    before = read_request(claude_code(turns=3))
+    about = About(book=book, at=TODAY, conversation_model="claude-sonnet-5-5")
+    result = rewritten(before, Route(model="claude-sonnet-5-5"), about)
+    assert result.names == ("model",)
+    assert thinking_of(result.request) == thinking_of(before)
+    assert untouched_but(before, result.request, "model")
+    other = rewritten(before, Route(model="claude-haiku-5-5"), about)
+    assert other.request is before
 
 
 def test_claude_codes_first_call_goes_to_another_model_whole(book: PriceBook) -> None:
