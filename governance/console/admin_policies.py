@@ -166,15 +166,20 @@ class RoutingPolicyAdmin(ConsoleAdmin):
                 return self._done(request, outcome, f"{outcome.policy.live} is live.")
         checked = check_draft(policy.draft)
         document = None if checked.policy is None else as_document(checked.policy)
+        live = policy.live
+        is_live = live is not None and (live.source, live.document) == (policy.draft, document)
+        explanation = "In force in every worker within a second, for the calls that begin then."
+        if document is None:
+            explanation = "Nothing is published while lines are wrong; what is live stays live."
+        elif is_live:
+            explanation = f"Nothing to publish: {live} says this already and is live."
         return self._confirm(
             request,
             policy,
             form,
             title=f"Publish “{policy}”",
-            button="" if document is None else "Publish",
-            explanation="Nothing is published while lines are wrong; what is live stays live."
-            if document is None
-            else "In force in every worker within a second, for the calls that begin then.",
+            button="" if document is None or is_live else "Publish",
+            explanation=explanation,
             checked=checked,
             words=changed_rules(policy.live.document if policy.live else None, document) if document else [],
             rows=diff_rows(policy.live, Draft(policy.draft)),
