@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from governance.gateway.gateway import Gateway
     from governance.gateway.rate_limits import Taken
     from governance.gateway.savings import Asked
+    from governance.gateway.upstream_quota import Quota
     from governance.routing.route import Route
 
 
@@ -54,6 +55,7 @@ class Exchange:
         "on_leave",
         "path",
         "query",
+        "quota",
         "receive",
         "route",
         "started_at",
@@ -91,6 +93,7 @@ class Exchange:
         self.client_left = False
         self.on_leave: Callable[[], None] | None = None
         self.taken: Taken | None = None
+        self.quota: Quota | None = None
         self.route: Route | None = None
 
     def read_headers(self, scope: Any) -> None:
@@ -123,6 +126,8 @@ class Exchange:
         self.on_leave = None
         if self.taken is not None and self.held_ms is None:  # refused or gone before money was held
             self.taken.close()
+        if self.quota is not None:
+            self.quota.ended(self.id)
         self._give_back()
 
     def forget_request(self) -> None:

@@ -28,6 +28,7 @@ from governance.gateway.metrics import Metrics
 from governance.gateway.responses import GatewayResponse
 from governance.gateway.snapshot import SnapshotStore
 from governance.gateway.upstream import Upstream
+from governance.gateway.upstream_quota import Quotas
 from governance.gateway.usage_report import UsageReports
 from governance.limits.meter import Meter
 from governance.valkey.link import Link
@@ -76,6 +77,7 @@ class Gateway:
         self.body_budget = body_budget
         self.limits = limits
         self.periods = PeriodRows()
+        self.quotas = Quotas()
         self.usage_reports = UsageReports(store)
         self.meter = Meter(redis_url, self._live_workers)
         self.metrics = Metrics()
@@ -215,6 +217,7 @@ class Gateway:
             "desk_queue": self.desk.queue_depth,
             "desk_unsettled": self.desk.unsettled,
             "hold_waiters": self.desk.waiters,
+            "upstream_quota_waiters": self.quotas.waiters,
             "desk_batch_size": self.desk.newest_batch_size,
             "call_records_dropped": self.desk.records_dropped,
             "desk_healthy": float(self.desk.healthy),

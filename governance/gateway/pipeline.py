@@ -30,6 +30,8 @@ async def create_message(exchange: Exchange) -> GatewayResponse:
     promise = worst_case(exchange)
     if exchange.key.call_limits:
         await rate_limits.take(exchange)
+    if exchange.gateway.quotas.short:
+        promise = await exchange.gateway.quotas.wait(exchange) or promise
     try:
         attempt = await admission.hold(exchange, promise)
     except idempotency.KeyTaken as taken:

@@ -108,6 +108,7 @@ def budget_headers(attempt: Attempt) -> list[tuple[bytes, bytes]]:
 async def relay(exchange: Exchange, attempt: Attempt, upstream: aiohttp.ClientResponse) -> GatewayResponse:
     """The response to send. It resolves the attempt: now for what failed, after it has left for the rest."""
     attempt.began(upstream.status, upstream.headers.get("request-id"))
+    exchange.gateway.quotas.heard(exchange, upstream)
     if upstream.status >= 400:
         return await _relay_error(exchange, attempt, upstream)
     if upstream.status >= 300:

@@ -28,7 +28,8 @@ _CLIENT_TIMEOUT = "x-stainless-timeout"
 def seconds_left(exchange: Exchange) -> float:
     """How long this call may wait from now on: as its key says, within half of the client's own time-out."""
     passed = monotonic() - exchange.started_monotonic
-    seconds = exchange.key.hold_wait_seconds - _waited_ms(exchange) / 1000
+    waited_ms = _waited_ms(exchange) + exchange.decision.get("upstream_waited_ms", 0)
+    seconds: float = exchange.key.hold_wait_seconds - waited_ms / 1000
     client_seconds = _client_seconds(exchange)
     if client_seconds is not None:
         seconds = min(seconds, client_seconds * CLIENT_SHARE - passed)

@@ -14,6 +14,7 @@ from governance.simulator.app import Simulator
 from governance.simulator.bill import Bill
 from governance.simulator.errors import ApiError
 from governance.simulator.plain import PlainSimulator
+from governance.simulator.quota import RequestQuota
 from governance.simulator.script import PLAIN, Script, parse_script
 from governance.simulator.server import BACKLOG, serve
 
@@ -38,7 +39,10 @@ async def _run(arguments: argparse.Namespace, listener: socket.socket) -> None:
         sync = None if arguments.no_fsync else os.fdatasync
         bill = Bill(arguments.bill, loop, sync=sync, on_failure=_cannot_bill)
     make_simulator = PlainSimulator if arguments.plain else Simulator
-    simulator = make_simulator(seed=arguments.seed, bill=bill, default_script=arguments.script)
+    quota = None
+    if arguments.requests_per_minute is not None:
+        quota = RequestQuota(arguments.requests_per_minute, arguments.burst or arguments.requests_per_minute)
+    simulator = make_simulator(seed=arguments.seed, bill=bill, default_script=arguments.script, quota=quota)
     host, port = listener.getsockname()[:2]
     print(f"The simulator serves at http://{host}:{port}", flush=True)
     await serve(simulator, listener, stop)
@@ -81,6 +85,8 @@ def _parse_arguments() -> argparse.Namespace:
         metavar="JSON",
         help="for requests without one",
     )
+    parser.add_argument("--requests-per-minute", type=int, help="of a credential and model; 429 beyond it")
+    parser.add_argument("--burst", type=int, help="so many at once; the requests of a minute if left out")
     parser.add_argument(
         "--plain", action="store_true", help="repeat the first answers (benchmarks only; no bill)"
     )

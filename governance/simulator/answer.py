@@ -1,6 +1,7 @@
 """From a status, headers and a body to the very bytes on the wire, and the point where a fault cuts them."""
 
 import hashlib
+import re
 import time
 import zlib
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ Ending = Literal["finish", "close", "stall", "reset"]
 
 ORGANIZATION_ID = "00000000-0000-4000-8000-73696d756c61"
 WINDOW_SECONDS = 60
+_COUNTED = "anthropic-ratelimit-"
 LAST_CHUNK = b"0\r\n\r\n"
 WINDOW_BITS = {"gzip": 31, "deflate": 15}
 
@@ -115,10 +117,14 @@ def _head(
         "transfer-encoding: chunked\r\ncache-control: no-cache" if size is None else f"content-length: {size}"
     )
     extra = "".join(f"{name}: {value}\r\n" for name, value in headers)
+    usual = _usual_headers(int(time.time()))
+    for name, _ in headers:
+        if name.startswith(_COUNTED):  # in place of the constant
+            usual = re.sub(rf"{name}: .*\r\n", "", usual)
     return (
         f"HTTP/1.1 {status} {REASON_OF_STATUS.get(status, 'Scripted')}\r\n"
         f"content-type: {content_type}\r\n{length}\r\nrequest-id: {request_id}\r\n"
-        f"{_usual_headers(int(time.time()))}{extra}\r\n"
+        f"{usual}{extra}\r\n"
     ).encode()
 
 

@@ -8,7 +8,7 @@ import os
 import time
 import zlib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qsl
@@ -22,6 +22,7 @@ from governance.simulator.catalogue import Model, describe, find_model, list_mod
 from governance.simulator.checks import VERSIONS, check_body
 from governance.simulator.errors import DEFAULT_MESSAGE_OF_TYPE, ApiError, invalid
 from governance.simulator.prompt import Segment, mark_breakpoints, segments_of
+from governance.simulator.quota import RequestQuota
 from governance.simulator.reply import Reply, make_reply
 from governance.simulator.script import HEADER, PLAIN, Script, ScriptedError, parse_script
 from governance.simulator.stream import stream_writes
@@ -43,8 +44,16 @@ class Request:
 class Simulator:
     """The state that outlives a request: the prompt cache, how often each script was tried, the bill."""
 
-    def __init__(self, *, seed: str = "", bill: Bill | None = None, default_script: Script = PLAIN) -> None:
+    def __init__(
+        self,
+        *,
+        seed: str = "",
+        bill: Bill | None = None,
+        default_script: Script = PLAIN,
+        quota: RequestQuota | None = None,
+    ) -> None:
         self.bill = bill
+        self._quota = quota
         self._seed = seed.encode()[:64]
         self._default_script = default_script
         self._cache = PromptCache()
@@ -93,6 +102,7 @@ class Simulator:
         if script.raw_body_b64 is not None and script.raw_status >= 400:
             return make_answer(_raw_content(script, streaming=False), request_id, script)
         body, model, segments = _read(request)
+        counted = () if self._quota is None else self._quota.take(key, model.id)
         reply = self._reply(request, body, model, segments, script, key, number)
         streaming = bool(body.get("stream"))
         if script.raw_body_b64 is not None:
@@ -101,7 +111,7 @@ class Simulator:
             content = Content(200, stream_writes(reply, script, request_id), True, EVENT_STREAM)
         else:
             content = Content(200, [_message_bytes(reply, script)])
-        answer = make_answer(content, request_id, script)
+        answer = make_answer(replace(content, headers=(*content.headers, *counted)), request_id, script)
         if self.bill is not None:
             answer.charge = {
                 "kind": "charge",
