@@ -58,7 +58,7 @@ class Level:
     """What is left of one limit a minute, as last heard; it fills up as time goes."""
 
     limit: int
-    remaining: int
+    remaining: float
     heard_at: float
 
     def at(self, now: float) -> float:
@@ -113,12 +113,15 @@ class Quota:
         now = self._clock()
         for limit_name, remaining_name in _MEASURES:
             with suppress(KeyError, ValueError):
-                limit, remaining = int(headers[limit_name]), int(headers[remaining_name])
-                self._levels[limit_name] = Level(max(limit, 1), min(max(remaining, 0), limit), now)
+                limit, remaining = int(headers[limit_name]), float(int(headers[remaining_name]))
+                before = self._levels.get(limit_name)
+                if before is not None and before.limit == limit:  # replies overtake each other
+                    remaining = min(remaining, before.at(now))
+                self._levels[limit_name] = Level(max(limit, 1), max(remaining, 0.0), now)
         if status == TOO_MANY_REQUESTS:
             self._unanswered.pop(call_id, None) if call_id else None
             seconds = seconds_of(headers)
-            if seconds is not None:
+            if seconds is not None and says_short(status, headers):
                 self._closed_until = max(self._closed_until, now + seconds)
                 self._window = WINDOW_FIRST
         elif call_id is not None and self._unanswered.pop(call_id, None) is not None:
@@ -206,16 +209,12 @@ class Quotas:
         return sum(quota.waiters for quota in self.short.values())
 
     def heard(self, exchange: "Exchange", reply: "aiohttp.ClientResponse") -> None:
-        """Upstream answered a call. What is plentiful costs a look at six headers."""
+        """Upstream answered a call. Plenty costs a look at six headers."""
         headers, status = reply.headers, reply.status
         key = _key(exchange) if self.short else None
         quota = self.short.get(key) if key is not None else None
         if quota is None:
-            if status != TOO_MANY_REQUESTS and (_REMAINING not in headers or _plenty(headers)):
-                return
-            if status == TOO_MANY_REQUESTS and seconds_of(headers) is None and _REMAINING not in headers:
-                return  # a spending cap, for instance: no quota that fills up
-            if len(self.short) >= QUOTAS_MAX:
+            if not says_short(status, headers) or len(self.short) >= QUOTAS_MAX:
                 return
             quota = self.short[key or _key(exchange)] = Quota()
         quota.heard(exchange.id, status, headers)
@@ -281,15 +280,19 @@ def _key(exchange: "Exchange") -> Key:
     return exchange.key.tenant.credential_id, exchange.request.model
 
 
-def _plenty(headers: Mapping[str, str]) -> bool:
+def says_short(status: int, headers: Mapping[str, str]) -> bool:
+    """Whether a reply says that little or nothing is left. A 429 whose own figures say plenty is about that
+    call (a long context, fast mode), and one without `retry-after` about money: neither is everybody's."""
+    if _REMAINING not in headers:
+        return status == TOO_MANY_REQUESTS and seconds_of(headers) is not None
     try:
         for limit_name, remaining_name in _MEASURES:
             limit, remaining = headers.get(limit_name), headers.get(remaining_name)
             if limit and remaining and int(remaining) * 100 < int(limit) * SHORT_PERCENT:
-                return False
+                return True
     except ValueError:  # no figures that we know
         pass
-    return True
+    return False
 
 
 def seconds_of(headers: Mapping[str, str]) -> float | None:

@@ -256,7 +256,7 @@ def _decoded_body(request: Request) -> bytes:
 
 
 def _api_error(error: ScriptedError) -> ApiError:
-    headers = []
+    headers = list(error.headers.items())
     if error.retry_after is not None:
         headers.append(("retry-after", str(error.retry_after)))
     if error.should_retry is not None:

@@ -26,6 +26,7 @@ class ScriptedError(Struct, frozen=True, forbid_unknown_fields=True):
     error_code: str | None = None
     retry_after: str | int | float | None = None
     should_retry: bool | None = None
+    headers: dict[str, str] = {}
     times: Annotated[int, Meta(ge=1)] | None = None
 
 

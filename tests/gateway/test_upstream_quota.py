@@ -117,6 +117,12 @@ async def test_a_call_that_is_not_refused_within_a_second_counts_as_accepted() -
     assert second.future.done()
 
 
+def used_up(seconds: int) -> dict[str, str]:
+    """Upstream answers that nothing is left for so many seconds."""
+    error = {"type": "rate_limit_error", "retry_after": seconds, "headers": headers(4000, 0)}
+    return script(error=error)
+
+
 # --- Through the gateway --------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def scarce() -> Iterator[Stack]:
@@ -159,7 +165,7 @@ def test_a_tenant_in_a_hurry_is_served_among_the_background_calls_of_another(sca
             waits.append(time.monotonic() - began)
         assert not all(call.done() for call in background)
         statuses = Counter(call.result().status_code for call in background)
-    assert statuses == {200: 35}, statuses
+    assert statuses[200] >= 33, "upstream's figures are as old as its last reply, no older"
     assert sum(waits) < 2, waits
     waited = [call.decision.get("upstream_waited_ms", 0) for call in busy.wait_for_calls(35)]
     assert max(waited) > 1000
@@ -167,7 +173,7 @@ def test_a_tenant_in_a_hurry_is_served_among_the_background_calls_of_another(sca
 
 def test_after_a_429_calls_wait_their_turn_until_upstream_goes_on(stack: Stack, account: Account) -> None:
     ask = {**ASK, "model": "claude-opus-4-5"}  # whose quota no other test of this stack is out of
-    refused = post(stack, account, ask, headers=script(error={"type": "rate_limit_error", "retry_after": 1}))
+    refused = post(stack, account, ask, headers=used_up(1))
     assert refused.status_code == 429
     began = time.monotonic()
     assert post(stack, account, ask).status_code == 200
@@ -181,7 +187,7 @@ def test_a_call_whose_turn_would_come_too_late_is_told_that_upstreams_quota_is_t
     stack: Stack, account: Account
 ) -> None:
     ask = {**ASK, "model": "claude-opus-4-6"}
-    post(stack, account, ask, headers=script(error={"type": "rate_limit_error", "retry_after": 60}))
+    post(stack, account, ask, headers=used_up(60))
     response = post(stack, account, ask)
     assert_refused(
         response, 429, "rate_limit_error", "Claude API's own rate limit", "not a limit of Exchequer"
@@ -196,9 +202,18 @@ def test_a_call_whose_turn_would_come_too_late_is_told_that_upstreams_quota_is_t
     assert len(account.entries()) == 2, "nothing was held for the call that was refused"
 
 
+@pytest.mark.parametrize("said", [{}, {"retry_after": 60}], ids=["money", "one call"])
+def test_a_429_that_is_not_about_everybodys_quota_stops_nobody(
+    stack: Stack, account: Account, said: dict[str, Any]
+) -> None:
+    """Without retry-after it is a spending cap; with figures that say plenty it is about that call alone."""
+    post(stack, account, headers=script(error={"type": "rate_limit_error", **said}))
+    assert post(stack, account).status_code == 200
+
+
 def test_a_client_that_leaves_while_it_waits_its_turn_is_gone(stack: Stack, account: Account) -> None:
     ask = {**ASK, "model": "claude-opus-4-1"}
-    post(stack, account, ask, headers=script(error={"type": "rate_limit_error", "retry_after": 3}))
+    post(stack, account, ask, headers=used_up(3))
     connection = send_raw(stack, account, ask, script(tag=account.tenant.slug))
     wait_until(lambda: waiting(stack) == 1, 5)
     connection.close()
