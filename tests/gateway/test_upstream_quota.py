@@ -166,7 +166,7 @@ def test_a_tenant_in_a_hurry_is_served_among_the_background_calls_of_another(sca
         assert not all(call.done() for call in background)
         statuses = Counter(call.result().status_code for call in background)
     assert statuses[200] >= 33, "upstream's figures are as old as its last reply, no older"
-    assert sum(waits) < 2, waits
+    assert sorted(waits)[2] < 1, waits
     waited = [call.decision.get("upstream_waited_ms", 0) for call in busy.wait_for_calls(35)]
     assert max(waited) > 1000
 
