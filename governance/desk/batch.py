@@ -68,6 +68,7 @@ class _Packed:
     locked_periods: PackedArray
     settle: list[PackedArray] | None
     release: list[PackedArray] | None
+    move_claim: list[PackedArray] | None
     shrink: list[PackedArray] | None
     record: list[PackedArray] | None
     leave: list[PackedArray] | None
@@ -90,6 +91,8 @@ async def write(connection: RawConnection, lease: Lease, batch: Batch) -> Writte
         calls.append((b"settle", packed.settle))
     if packed.release:
         calls.append((b"release", packed.release))
+    if packed.move_claim:
+        calls.append((b"move_claim", packed.move_claim))
     if packed.shrink:
         calls.append((b"shrink", [*packed.shrink, lease.id]))
     if packed.record:
@@ -107,7 +110,7 @@ async def write(connection: RawConnection, lease: Lease, batch: Batch) -> Writte
     return Written(
         _uuids(answers.get(b"settle")),
         _uuids(answers.get(b"shrink")),
-        _answers(batch.holds, answers.get(b"admit") or answers.get(b"admit_claimed")),
+        _answers(batch.holds, answers.get(b"admit") or answers.get(b"admit_claimed"), lease.id),
     )
 
 
@@ -118,12 +121,12 @@ def _uuids(result: PGresult | None) -> set[UUID]:
     return {UUID(bytes=value) for value in values if value is not None}
 
 
-def _answers(holds: Sequence[PlaceHold], result: PGresult | None) -> list[Answer]:
+def _answers(holds: Sequence[PlaceHold], result: PGresult | None, lease_id: int) -> list[Answer]:
     """What desk_admit_3 or desk_admit_claimed said of each hold, in their order."""
-    return [] if result is None else [_answer(hold, result, row) for row, hold in enumerate(holds)]
+    return [] if result is None else [_answer(hold, result, row, lease_id) for row, hold in enumerate(holds)]
 
 
-def _answer(hold: PlaceHold, result: PGresult, row: int) -> Answer:
+def _answer(hold: PlaceHold, result: PGresult, row: int, lease_id: int) -> Answer:
     if hold.claim is not None and result.get_value(row, 7) == b"\x01":
         return _claimed(result, row)
     refused_by, limit_nanos, spent_nanos, held_nanos, closed = (result.get_value(row, i) for i in range(5))
@@ -131,7 +134,7 @@ def _answer(hold: PlaceHold, result: PGresult, row: int) -> Answer:
     if limit_nanos is not None:
         figures = Figures(wire.bigint(limit_nanos), wire.bigint(spent_nanos), wire.bigint(held_nanos))
     if refused_by is None:
-        return Held(hold.id, figures)
+        return Held(hold.id, figures, lease_id)
     assert figures is not None
     since, ahead_nanos = (wire.bigint(result.get_value(row, i)) for i in (5, 6))
     return Refused(wire.bigint(refused_by), figures, closed == b"\x01", since, ahead_nanos)
@@ -156,6 +159,7 @@ def _pack(batch: Batch) -> _Packed:
         locked_periods=BigintArray(sorted(locked)),
         settle=pack_settlements(batch.settlements) if batch.settlements else None,
         release=_pack_releases(batch.settlements),
+        move_claim=_pack_moves(batch.settlements),
         shrink=_pack_shrinks(batch.shrinks) if batch.shrinks else None,
         record=_CALLS.pack(batch.records) if batch.records else None,
         leave=[BigintArray(column) for column in zip(*batch.gone, strict=True)] if batch.gone else None,
@@ -198,6 +202,15 @@ def _pack_releases(settlements: Sequence[Settlement]) -> list[PackedArray] | Non
         if settlement.claimed and settlement.kind is EntryKind.VOID
     ]
     return [UuidArray(voided)] if voided else None
+
+
+def _pack_moves(settlements: Sequence[Settlement]) -> list[PackedArray] | None:
+    moves = [
+        (settlement.hold_id, settlement.claim_to)
+        for settlement in settlements
+        if settlement.claim_to is not None
+    ]
+    return [UuidArray(column) for column in zip(*moves, strict=True)] if moves else None
 
 
 def _pack_shrinks(shrinks: Sequence[Shrink]) -> list[PackedArray]:

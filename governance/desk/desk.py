@@ -268,7 +268,9 @@ class Desk:
         tries = 0
         while True:
             try:
-                written = await write(await self._link.live(), self._link.lease, taken.batch())
+                connection, lease = await self._link.live(), self._link.lease
+                taken.keep_to_lease(lease.id)
+                written = await write(connection, lease, taken.batch())
             except _TRY_AGAIN:
                 tries += 1
                 await asyncio.sleep(0.005 * tries)
@@ -312,10 +314,12 @@ class Desk:
             await self._settle_alone(settlement)
 
     def _void_unused(self, queued: Queued[PlaceHold], answer: Answer) -> None:
-        """Whoever waited for room tells by itself what became of its call: it may place another hold."""
+        """Whoever waited for room tells by itself what became of its call: it may place another hold. So does
+        who has made an attempt already: that one ends the call."""
         if isinstance(answer, Held):
             why = "the caller left before the call was sent"
-            self.settle(void_of_unused_hold(queued.item, why, call_ends=not isinstance(queued, Waiter)))
+            call_ends = queued.item.follows is None and not isinstance(queued, Waiter)
+            self.settle(void_of_unused_hold(queued.item, why, call_ends=call_ends))
 
     async def _settle_alone(self, queued: Queued[Settlement]) -> None:
         """What the batch left out: its hold is resolved already, or smaller than what the call cost."""
@@ -371,7 +375,8 @@ class Desk:
             taken.settlements[:] = [q for q in taken.settlements if q.item.hold_id not in entries]
             for hold in taken.holds:
                 if hold.item.id in open_holds:
-                    self.settle(void_of_unused_hold(hold.item, "the ledger's answer was lost"))
+                    why, call_ends = "the ledger's answer was lost", hold.item.follows is None
+                    self.settle(void_of_unused_hold(hold.item, why, call_ends=call_ends))
         taken.holds.clear()  # their callers were told that the ledger is unavailable
         if committed:
             for shrink in taken.shrinks:

@@ -37,6 +37,8 @@ class PlaceHold(msgspec.Struct, frozen=True):
     or what the first refusal said: the place in the queue, microseconds by the database's clock.
     With a `claim` the hold is placed only if no other call has it; whoever voids the hold must say so
     (Settlement.claimed).
+    `follows` is the open hold of the call's attempt before this one. The new hold is placed under the same
+    lease or not at all (DeskUnavailable): once that lease was swept, the call may have ended.
     """
 
     id: UUID
@@ -47,6 +49,7 @@ class PlaceHold(msgspec.Struct, frozen=True):
     memo: str
     waiting_since: int = -1
     claim: Claim | None = None
+    follows: "Held | None" = None
 
 
 WILL_NOT_WAIT, WOULD_WAIT = -1, 0
@@ -73,10 +76,12 @@ class Held(msgspec.Struct, frozen=True):
     """The hold is committed: the call may go upstream.
 
     `tightest` is the hard budget with the least left, this hold included; None without a hard one.
+    `lease_id` is the lease that the hold was placed under.
     """
 
     hold_id: UUID
     tightest: Figures | None
+    lease_id: int = 0
 
 
 class Refused(msgspec.Struct, frozen=True):
@@ -128,7 +133,9 @@ class Settlement(msgspec.Struct, frozen=True):
 
     `period_ids` and `held_nanos` are the hold's as this process knows them. A cost above the hold is
     carried as far as the hard budgets allow; the rest is the operator's (governance/desk/overrun.py).
-    `call` is written with the call's last attempt. `claimed`: a void releases the claim of its hold.
+    `call` is written with the call's last attempt, and is None for those before it. `claimed`: a void
+    releases the claim of its hold. `claim_to`: the hold of the call's next attempt, which has its claim from
+    now on.
     """
 
     hold_id: UUID
@@ -142,6 +149,7 @@ class Settlement(msgspec.Struct, frozen=True):
     attempt: AttemptRecord
     call: CallRecord | None
     claimed: bool = False
+    claim_to: UUID | None = None
 
     def without_texts(self) -> "Settlement":
         """The same money without any text that came from outside: for the one that can't be written."""
@@ -185,6 +193,7 @@ class Settlement(msgspec.Struct, frozen=True):
         attempt: AttemptRecord,
         call: CallRecord | None,
         reason: str = "usage",
+        claim_to: UUID | None = None,
     ) -> "Settlement":
         """A charge of what the attempt cost."""
         return Settlement(
@@ -198,6 +207,8 @@ class Settlement(msgspec.Struct, frozen=True):
             reason,
             attempt,
             call,
+            False,
+            claim_to,
         )
 
     @staticmethod
@@ -210,8 +221,20 @@ class Settlement(msgspec.Struct, frozen=True):
         call: CallRecord | None,
         reason: str,
         claimed: bool = False,
+        claim_to: UUID | None = None,
     ) -> "Settlement":
         """A release in full. `reason` is the proof, e.g. “upstream answered 529 before any output”."""
         return Settlement(
-            hold_id, EntryKind.VOID, None, 0, held_nanos, 0, period_ids, reason, attempt, call, claimed
+            hold_id,
+            EntryKind.VOID,
+            None,
+            0,
+            held_nanos,
+            0,
+            period_ids,
+            reason,
+            attempt,
+            call,
+            claimed,
+            claim_to,
         )

@@ -31,8 +31,12 @@ def make_memo(
     credential_id: int | None,
     bound: str,
     list_nanos: int,
+    number: int = 1,
+    purpose: str = "answer",
+    sent_model: str | None = None,
 ) -> str:
-    """The memo of a hold. `bound` is bounded | unbounded | assumed; `list_nanos` the hold at list price."""
+    """The memo of a hold. `bound` is bounded | unbounded | assumed; `list_nanos` the hold at list price.
+    `sent_model`: what the attempt asks for, where that is not what the client did."""
     kept = _tags_that_fit(tags)
     memo = {
         "call": call_id,
@@ -48,6 +52,10 @@ def make_memo(
         "bound": bound,
         "list": list_nanos,
     }
+    if number > 1 or purpose != "answer":
+        memo |= {"number": number, "purpose": purpose}
+    if sent_model is not None and sent_model != requested_model:
+        memo["sent"] = sent_model[:100]
     if len(kept) < len(tags):
         memo["tags_left_out"] = len(tags) - len(kept)
     return _encode(memo).decode()
@@ -67,11 +75,14 @@ def _tags_that_fit(tags: dict[str, str]) -> dict[str, str]:
 def void_of_unused_hold(hold: PlaceHold, reason: str, *, call_ends: bool = True) -> Settlement:
     """A hold that was committed for a caller who will never use it. Nothing went upstream.
 
-    Without `call_ends` the call's row is left to the caller: it may be served with another hold.
+    Without `call_ends` the call's row is left to the caller: it may be served with another hold. The attempt
+    then has number 0, for it was none of the call's tries.
     """
     memo = msgspec.json.decode(hold.memo)
     attempt, call = _records(memo, hold.id, hold.tenant_id, hold.amount_nanos, hold.price_version)
     attempt.error = reason
+    if not call_ends:
+        attempt.number = 0
     call.outcome, call.status, call.reason = "cut", 499, "caller_left"
     return Settlement.void(
         hold_id=hold.id,
@@ -93,7 +104,8 @@ def charge_of_orphan(
     price_version: int,
     memo: dict[str, Any],
 ) -> Settlement:
-    """A dead worker's hold, charged in full: the call may have reached upstream and been billed."""
+    """A dead worker's hold, charged in full: the call may have reached upstream and been billed. The call's
+    row is that of a call without other attempts: see sweeper.py."""
     attempt, call = _records(memo, hold_id, tenant_id, amount_nanos, price_version)
     attempt.basis = Basis.FULL_HOLD
     attempt.cost_nanos = call.cost_nanos = amount_nanos
@@ -112,6 +124,29 @@ def charge_of_orphan(
     )
 
 
+def void_of_unmade_attempt(
+    *,
+    hold_id: UUID,
+    tenant_id: int,
+    period_ids: tuple[int, ...],
+    amount_nanos: int,
+    price_version: int,
+    memo: dict[str, Any],
+) -> Settlement:
+    """A dead worker's hold of a call that had ended without it: it was placed for one more attempt, which was
+    not made."""
+    attempt, _ = _records(memo, hold_id, tenant_id, amount_nanos, price_version)
+    attempt.number, attempt.error = 0, "the call had ended before this attempt"
+    return Settlement.void(
+        hold_id=hold_id,
+        held_nanos=amount_nanos,
+        period_ids=period_ids,
+        attempt=attempt,
+        call=None,
+        reason=attempt.error,
+    )
+
+
 def _records(
     memo: dict[str, Any], hold_id: UUID, tenant_id: int, amount_nanos: int, price_version: int
 ) -> tuple[AttemptRecord, CallRecord]:
@@ -122,7 +157,9 @@ def _records(
         tenant_id=tenant_id,
         key_id=memo["key"],
         credential_id=memo["credential"],
-        requested_model=memo["model"],
+        number=memo.get("number", 1),
+        purpose=memo.get("purpose", "answer"),
+        requested_model=memo.get("sent", memo["model"]),
         held_nanos=amount_nanos,
         cost_nanos=0,
         list_nanos=0,

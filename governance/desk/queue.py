@@ -77,6 +77,17 @@ class Taken:
         """The budget periods whose rows this batch locks."""
         return set(chain.from_iterable(map(periods_of, self)))
 
+    def keep_to_lease(self, lease_id: int) -> None:
+        """Turn away holds that follow one of another lease: a sweeper may have ended their calls."""
+        late = [
+            queued
+            for queued in self.holds
+            if queued.item.follows is not None and queued.item.follows.lease_id != lease_id
+        ]
+        for queued in late:
+            queued.fail(DeskUnavailable("The hold before this one was taken for a dead worker's."))
+            self.holds.remove(queued)
+
     def turn_holds_away(self) -> None:
         for queued in self.holds:
             queued.fail(DeskUnavailable(UNREACHABLE))

@@ -124,6 +124,12 @@ DELETE FROM desk_idempotencyclaim k USING ledger_ledgerentry e
 WHERE k.hold_id = $1 AND e.id = k.hold_id AND e.kind = 'charge' AND e.basis <> 'exact'
 """
 
+# The claim belongs to the call: when its attempt has ended and the call goes on, it is the next hold's.
+MOVE_CLAIM = """
+UPDATE desk_idempotencyclaim k SET hold_id = item.next_id
+FROM unnest($1::uuid[], $2::uuid[]) AS item(hold_id, next_id) WHERE k.hold_id = item.hold_id
+"""
+
 # Calls that took no hold: refusals and cache hits. A batch whose answer was lost may be written again.
 RECORD = (
     _insert("calls_call", CALL_COLUMNS, _unnest(CALL_COLUMNS, "c"), "c.") + " ON CONFLICT (id) DO NOTHING"

@@ -22,6 +22,7 @@ _STATEMENTS = {
     b"open_batch": statements.OPEN_BATCH,
     b"settle": statements.SETTLE,
     b"release": statements.RELEASE,
+    b"move_claim": statements.MOVE_CLAIM,
     b"shrink": statements.SHRINK,
     b"record": statements.RECORD,
     b"leave": statements.LEAVE,

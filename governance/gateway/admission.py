@@ -42,11 +42,17 @@ HELD_RETRY_SECONDS, WAITED_RETRY_SECONDS = 2, 5
 """Who has waited in vain should not be the first in the queue again at once."""
 
 
-async def hold(exchange: Exchange, promise: Promise) -> Attempt:
-    """Place the hold; when this returns, the call may go upstream. CallRefused otherwise, or KeyTaken
-    when another call was made under its Idempotency-Key."""
-    memo = _memo(exchange, promise)
-    since = WOULD_WAIT if exchange.key.hold_wait_seconds else WILL_NOT_WAIT
+async def hold(
+    exchange: Exchange, promise: Promise, purpose: str = "answer", *, waits: bool = True
+) -> Attempt:
+    """Place the hold; when this returns, the attempt may go upstream, and what the call's attempts before it
+    cost is durable. CallRefused otherwise, or KeyTaken when another call was made under its Idempotency-Key.
+
+    Without `waits` it is placed as it is and at once, or refused.
+    """
+    memo = _memo(exchange, promise, purpose)
+    follows = exchange.earlier.open_hold if exchange.earlier is not None else None
+    since = WOULD_WAIT if waits and exchange.key.hold_wait_seconds else WILL_NOT_WAIT
     tries = 0
     while tries < PERIOD_TRIES_MAX:
         _check_spending_is_possible(exchange)
@@ -61,13 +67,18 @@ async def hold(exchange: Exchange, promise: Promise) -> Attempt:
             promise.book.version,
             memo,
             waiting_since=since,
-            claim=exchange.claim,
+            claim=exchange.claim if follows is None else None,
+            follows=follows,
         )
         answer = await _place(exchange, order)
         if isinstance(answer, Held):
-            exchange.held_ms = exchange.elapsed_ms()
-            return Attempt(exchange, answer, period_ids, promise)
-        if isinstance(answer, Refused) and not answer.closed and exchange.key.clamp_floor_tokens is not None:
+            return await _begun(exchange, Attempt(exchange, answer, period_ids, promise, purpose))
+        if (
+            isinstance(answer, Refused)
+            and not answer.closed
+            and waits
+            and exchange.key.clamp_floor_tokens is not None
+        ):
             smaller = await _place_less(exchange, order, answer)
             if isinstance(smaller, Attempt):
                 return smaller
@@ -76,7 +87,7 @@ async def hold(exchange: Exchange, promise: Promise) -> Attempt:
             raise KeyTaken(answer)
         if isinstance(answer, AskAgain):
             promise, since = answer
-            memo = _memo(exchange, promise)
+            memo = _memo(exchange, promise, purpose)
             continue
         refusing = period_ids.index(answer.period_id)
         if not answer.closed:
@@ -85,6 +96,13 @@ async def hold(exchange: Exchange, promise: Promise) -> Attempt:
         since = answer.since if since != WILL_NOT_WAIT else since
         tries += 1
     raise CallRefused(errors.LEDGER_UNAVAILABLE)
+
+
+async def _begun(exchange: Exchange, attempt: Attempt) -> Attempt:
+    exchange.held_ms = exchange.elapsed_ms()
+    if exchange.earlier is not None:
+        await exchange.earlier.give_way_to(attempt)
+    return attempt
 
 
 def _check_spending_is_possible(exchange: Exchange) -> None:
@@ -130,7 +148,7 @@ async def _place_less(exchange: Exchange, order: PlaceHold, refused: Refused) ->
             break
         exchange.request = request
         fewer = worst_case(exchange)
-        memo = _memo(exchange, fewer)
+        memo = _memo(exchange, fewer, "answer")
         order = replace(order, id=uuid7(), amount_nanos=fewer.held_nanos, memo=memo, waiting_since=since)
         try:
             answer = await exchange.gateway.desk.place_hold(order)
@@ -138,8 +156,7 @@ async def _place_less(exchange: Exchange, order: PlaceHold, refused: Refused) ->
             raise CallRefused(errors.LEDGER_UNAVAILABLE) from None
         if isinstance(answer, Held):
             exchange.decision |= {"max_tokens": request.max_tokens, "clamped_from": asked.max_tokens}
-            exchange.held_ms = exchange.elapsed_ms()
-            return Attempt(exchange, answer, order.period_ids, fewer)
+            return await _begun(exchange, Attempt(exchange, answer, order.period_ids, fewer))
         exchange.request = asked
         if isinstance(answer, Claimed) or answer.closed:
             return answer
@@ -177,8 +194,8 @@ async def _period_rows(exchange: Exchange, legs: tuple[Leg, ...]) -> tuple[Perio
         raise CallRefused(subjects_refusal(full.leg, full.period, utcnow())) from None
 
 
-def _memo(exchange: Exchange, promise: Promise) -> str:
-    key, request = exchange.key, exchange.request
+def _memo(exchange: Exchange, promise: Promise, purpose: str) -> str:
+    key, request, earlier = exchange.key, exchange.request, exchange.earlier
     return make_memo(
         call_id=exchange.id,
         key_id=key.id,
@@ -192,6 +209,9 @@ def _memo(exchange: Exchange, promise: Promise) -> str:
         credential_id=key.tenant.credential_id,
         bound=exchange.bound or "bounded",
         list_nanos=promise.list_nanos,
+        number=1 if earlier is None else earlier.next_number,
+        purpose=purpose,
+        sent_model=request.model,
     )
 
 

@@ -1,13 +1,14 @@
 """One try upstream: it owns a hold, and sees to it that the hold is resolved exactly once.
 
-`charge`, `void` and nothing else end it. Both only queue a settlement on the desk, which keeps it until it
-is durable: no await, so neither a disconnect nor a cancellation can come between.
+`charge` or `void` end it and its call; `settle` ends it where the call goes on with another, or without one
+(earlier.py). All only queue a settlement on the desk, which keeps it until it is durable: no await, so
+neither a disconnect nor a cancellation can come between.
 """
 
 import logging
 from collections.abc import Callable
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -21,6 +22,8 @@ from governance.gateway.charging import Charge, Promise
 from governance.ledger.kinds import Basis
 
 if TYPE_CHECKING:
+    import asyncio
+
     from governance.gateway.exchange import Exchange
 
 log = logging.getLogger(__name__)
@@ -31,31 +34,57 @@ NEAR_PERCENT = 90
 _encode = msgspec.json.Encoder().encode
 
 
+class Voided(NamedTuple):
+    """A void that waits: the call may go on with another attempt."""
+
+    proof: str
+    status: int
+    reason: str
+
+
 class Attempt:
-    """A committed hold and what became of it. `promise` shrinks with the hold."""
+    """A committed hold and what became of it. `promise` shrinks with the hold. `model`: what is asked for.
+
+    With `may_go_on` a void is only noted, in `voided`, for somebody who decides what comes next.
+    """
 
     __slots__ = (
         "exchange",
         "first_byte_ms",
+        "held",
         "hold_id",
+        "may_go_on",
+        "model",
+        "number",
         "period_ids",
         "promise",
+        "purpose",
         "resolved",
         "sent_monotonic",
-        "tightest",
         "upstream_request_id",
         "upstream_status",
+        "voided",
     )
 
     def __init__(
-        self, exchange: "Exchange", held: Held, period_ids: tuple[int, ...], promise: Promise
+        self,
+        exchange: "Exchange",
+        held: Held,
+        period_ids: tuple[int, ...],
+        promise: Promise,
+        purpose: str = "answer",
     ) -> None:
         self.exchange = exchange
+        self.held = held
         self.hold_id: UUID = held.hold_id
-        self.tightest = held.tightest
         self.period_ids = period_ids
         self.promise = promise
+        self.purpose = purpose
+        self.number = 1 if exchange.earlier is None else exchange.earlier.next_number
+        self.model = exchange.request.model[:128]
         self.resolved = False
+        self.may_go_on = False
+        self.voided: Voided | None = None
         self.sent_monotonic = monotonic()
         self.upstream_status: int | None = None
         self.upstream_request_id: str | None = None
@@ -76,28 +105,76 @@ class Attempt:
         self.exchange.gateway.desk.shrink(Shrink(self.hold_id, amount_nanos, self.period_ids))
 
     def charge(self, charge: Charge, *, outcome: str, status: int, reason: str, content: bytes = b"") -> None:
-        """Resolve the hold with a charge. `content`: the reply's raw content, for its fingerprint."""
+        """Resolve the hold with a charge, and the call. `content`: the reply's raw content, for its
+        fingerprint."""
         if self.resolved:
             return
-        gateway = self.exchange.gateway
+        exchange = self.exchange
         attempt, call = self._rows(charge, charge.why, outcome, status, reason, content)
-        gateway.settle(
-            Settlement.charge(
+        exchange.gateway.settle(self._settlement(charge, charge.why, attempt, call), call)
+        self.resolved = True
+        if exchange.taken is not None:
+            earlier = exchange.earlier
+            exchange.taken.close(charge.passes if earlier is None else (*earlier.passes, *charge.passes))
+        self._look_at(charge)
+
+    def settle(
+        self,
+        charge: Charge | None,
+        why: str | None,
+        *,
+        call: CallRecord | None = None,
+        claim_to: UUID | None = None,
+    ) -> "tuple[AttemptRecord, asyncio.Future[bool]]":
+        """Resolve the hold of an attempt whose call goes on, or ends with a row that is made and counted by
+        somebody else: this attempt's money is added to it. No charge: a void; `why` is its proof."""
+        try:
+            attempt = self._record(charge, why and why[:256])
+        except Exception:
+            log.exception("An attempt of call %s is recorded with its money only.", self.exchange.id)
+            attempt = self._money(charge, why and why[:256])
+        if call is not None:
+            call_record.with_money(call, self.exchange, attempt)
+        settlement = self._settlement(charge, why, attempt, call, claim_to)
+        settled = self.exchange.gateway.settle(settlement, None)
+        self.resolved = True
+        if charge is not None:
+            self._look_at(charge)
+        return attempt, settled
+
+    def _settlement(
+        self,
+        charge: Charge | None,
+        why: str | None,
+        attempt: AttemptRecord,
+        call: CallRecord | None,
+        claim_to: UUID | None = None,
+    ) -> Settlement:
+        if charge is None:
+            return Settlement.void(
                 hold_id=self.hold_id,
-                basis=charge.basis,
                 held_nanos=self.promise.held_nanos,
                 period_ids=self.period_ids,
                 attempt=attempt,
                 call=call,
-                reason=charge.why or "usage",
-            ),
-            call,
+                reason=(why or "")[:256],
+                claimed=call is not None and self.exchange.claim is not None,
+                claim_to=claim_to,
+            )
+        return Settlement.charge(
+            hold_id=self.hold_id,
+            basis=charge.basis,
+            held_nanos=self.promise.held_nanos,
+            period_ids=self.period_ids,
+            attempt=attempt,
+            call=call,
+            reason=charge.why or "usage",
+            claim_to=claim_to,
         )
-        self.resolved = True
-        if self.exchange.taken is not None:
-            self.exchange.taken.close(charge.passes)
+
+    def _look_at(self, charge: Charge) -> None:
         for model in charge.unknown_models:
-            gateway.alerts.unknown("model", model[:128], self.exchange.key.tenant.id)
+            self.exchange.gateway.alerts.unknown("model", model[:128], self.exchange.key.tenant.id)
         if charge.basis is Basis.EXACT and self.promise.bound_nanos:
             self._compare(charge, self.promise.bound_nanos)
 
@@ -116,22 +193,21 @@ class Attempt:
                 alerts.near(exchange, prompt_tokens, promise.input_tokens_max)
 
     def void(self, proof: str, *, status: int, reason: str, outcome: str = Outcome.FAILED) -> None:
-        """Resolve the hold for nothing. `proof` says why nothing can have been billed."""
+        """Resolve the hold for nothing, and the call. `proof` says why nothing can have been billed."""
         if self.resolved:
             return
+        if self.may_go_on:
+            self.voided = Voided(proof, status, reason)
+            return
+        exchange = self.exchange
         attempt, call = self._rows(None, proof[:256], outcome, status, reason, b"")
-        self.exchange.gateway.settle(
-            Settlement.void(
-                hold_id=self.hold_id,
-                held_nanos=self.promise.held_nanos,
-                period_ids=self.period_ids,
-                attempt=attempt,
-                call=call,
-                reason=proof[:256],
-                claimed=self.exchange.claim is not None,
-            ),
-            call,
-        )
+        exchange.gateway.settle(self._settlement(None, proof, attempt, call), call)
+        self.resolved = True
+        if exchange.taken is not None:
+            exchange.taken.close(exchange.earlier.passes if exchange.earlier is not None else None)
+
+    def leave_to_the_sweeper(self) -> None:
+        """Its lease was swept: what it is charged, and its call's row, come with the sweeper's settlement."""
         self.resolved = True
         if self.exchange.taken is not None:
             self.exchange.taken.close()
@@ -172,13 +248,15 @@ class Attempt:
         exchange = self.exchange
         if charge is None or not charge.passes:
             return None
-        if exchange.asked_terms is None and not any(savings.is_cached(each.usage) for each in charge.passes):
+        earlier = exchange.earlier
+        changed = exchange.asked_terms is not None or earlier is not None
+        if not changed and not any(savings.is_cached(each.usage) for each in charge.passes):
             return None
         saved = savings.of_answer(
             exchange.asked_terms or savings.Asked(exchange.requested_model or "", sent_bytes=1),
             charge.passes,
             answer_nanos=charge.cost_nanos,
-            cost_nanos=charge.cost_nanos,
+            cost_nanos=charge.cost_nanos + (0 if earlier is None else earlier.cost_nanos),
             book=self.promise.book,
             at=self.promise.at,
         )
@@ -194,6 +272,8 @@ class Attempt:
             call_id=exchange.id,
             tenant_id=exchange.key.tenant.id,
             key_id=exchange.key.id,
+            number=self.number,
+            purpose=self.purpose,
             credential_id=exchange.key.tenant.credential_id,
             held_nanos=self.promise.held_nanos,
             bound_nanos=self.promise.bound_nanos,
@@ -207,7 +287,7 @@ class Attempt:
 
     def _record(self, charge: Charge | None, error: str | None) -> AttemptRecord:
         record = self._money(charge, error)
-        record.requested_model = self.exchange.requested_model
+        record.requested_model = self.model
         record.upstream_status = self.upstream_status
         record.upstream_request_id = self.upstream_request_id
         record.first_byte_ms = self.first_byte_ms

@@ -48,10 +48,10 @@ def of_call(exchange: "Exchange", outcome: str, status: int, reason: str, conten
 def of_attempt(
     exchange: "Exchange", attempt: AttemptRecord, outcome: str, status: int, reason: str, content: bytes
 ) -> CallRecord:
-    """The row of a call whose only attempt this was. `content`: the reply's raw content, if it was read."""
+    """The row of a call that this attempt ends. `content`: the reply's raw content, if it was read."""
     call = of_call(exchange, outcome, status, reason, content)
     call.served_model = attempt.served_model
-    return _with_money(call, attempt)
+    return with_money(call, exchange, attempt)
 
 
 def of_money(
@@ -69,13 +69,17 @@ def of_money(
         status=status,
         reason=reason,
     )
-    return _with_money(call, attempt)
+    return with_money(call, exchange, attempt)
 
 
-def _with_money(call: CallRecord, attempt: AttemptRecord) -> CallRecord:
+def with_money(call: CallRecord, exchange: "Exchange", attempt: AttemptRecord) -> CallRecord:
+    """The row with what the call cost: its last attempt, and those before it."""
     call.attempts = 1
     call.held_nanos = attempt.held_nanos
-    call.cost_nanos = call.baseline_nanos = attempt.cost_nanos
+    call.cost_nanos = attempt.cost_nanos
     call.list_nanos = attempt.list_nanos
     call.price_version = attempt.price_version
+    if exchange.earlier is not None:
+        exchange.earlier.add_to(call)
+    call.baseline_nanos = call.cost_nanos
     return call

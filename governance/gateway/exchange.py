@@ -19,6 +19,7 @@ from governance.gateway.snapshot import KeySnapshot
 from governance.gateway.user_id import TEXT_LENGTH_MAX, end_user_of, session_of
 
 if TYPE_CHECKING:
+    from governance.gateway.earlier import Earlier
     from governance.gateway.gateway import Gateway
     from governance.gateway.rate_limits import Taken
     from governance.gateway.savings import Asked
@@ -44,6 +45,7 @@ class Exchange:
         "claim",
         "client_left",
         "decision",
+        "earlier",
         "early_facts",
         "endpoint",
         "first_byte_ms",
@@ -95,6 +97,7 @@ class Exchange:
         self.taken: Taken | None = None
         self.quota: Quota | None = None
         self.route: Route | None = None
+        self.earlier: Earlier | None = None
 
     def read_headers(self, scope: Any) -> None:
         """CallRefused for headers that cannot be read."""
@@ -124,6 +127,8 @@ class Exchange:
         a call that refers to itself would stay in memory until the garbage collector finds it.
         """
         self.on_leave = None
+        if self.earlier is not None:
+            self.earlier.leave_nothing_open()
         if self.taken is not None and self.held_ms is None:  # refused or gone before money was held
             self.taken.close()
         if self.quota is not None:

@@ -8,6 +8,7 @@ import socket
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 import psycopg
 
@@ -21,6 +22,7 @@ from governance.desk.sweeper import Sweeper
 from governance.gateway import call_record
 from governance.gateway.alerts import Alerts
 from governance.gateway.body import BodyBudget
+from governance.gateway.earlier import Earlier
 from governance.gateway.errors import Refusal, envelope
 from governance.gateway.exchange import Exchange
 from governance.gateway.kept_replies import KeptReplies
@@ -82,6 +84,7 @@ class Gateway:
         self.meter = Meter(redis_url, self._live_workers)
         self.metrics = Metrics()
         self.alerts = Alerts()
+        self.unended: dict[UUID, Earlier] = {}
         self._publisher: asyncio.Task[None] | None = None
 
     @classmethod
@@ -175,23 +178,33 @@ class Gateway:
             return envelope(refusal, str(exchange.id))
         self.metrics.calls[Outcome.REFUSED, refusal.reason] += 1
         if exchange.authenticated:
-            call = call_record.of_call(exchange, Outcome.REFUSED, refusal.status, refusal.reason)
-            self._watch(self.desk.record(call))
+            self._record(call_record.of_call(exchange, Outcome.REFUSED, refusal.status, refusal.reason))
         return envelope(refusal, str(exchange.id))
 
     def record(self, call: CallRecord) -> None:
-        """Count and record a call that took no hold and was not refused."""
+        """Count and record a call that ends without an attempt of its own, and was not refused."""
         self.metrics.calls[call.outcome, call.reason] += 1
-        self._watch(self.desk.record(call))
+        self._record(call)
 
     def record_departure(self, exchange: Exchange) -> None:
         """A caller left while it waited and nothing was held; asgi.py counts it."""
-        self._watch(self.desk.record(call_record.of_call(exchange, Outcome.CUT, 499, "left_waiting")))
+        self._record(call_record.of_call(exchange, Outcome.CUT, 499, "left_waiting"))
 
-    def settle(self, settlement: Settlement, call: CallRecord) -> None:
-        """Put the call's settlement on the desk, and count it."""
-        self._watch(self.desk.settle(settlement))
-        self.metrics.calls[call.outcome, call.reason] += 1
+    def _record(self, call: CallRecord) -> None:
+        """Write the row of a call that took no hold; or whose newest attempt, a classifier's for instance,
+        has ended and waits to be settled: then the row comes with it, and has what that cost."""
+        if self.unended and call.id in self.unended:
+            self.unended[call.id].end_with(call)
+        else:
+            self._watch(self.desk.record(call))
+
+    def settle(self, settlement: Settlement, call: CallRecord | None) -> "asyncio.Future[bool]":
+        """Put an attempt's settlement on the desk; where it ends a call that is not counted yet, count it."""
+        settled = self.desk.settle(settlement)
+        self._watch(settled)
+        if call is not None:
+            self.metrics.calls[call.outcome, call.reason] += 1
+        return settled
 
     def _watch(self, written: "asyncio.Future[bool]") -> None:
         written.add_done_callback(_log_unwritten)

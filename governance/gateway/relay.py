@@ -90,7 +90,7 @@ def _header_value(text: str | None) -> bytes:
 def budget_headers(attempt: Attempt) -> list[tuple[bytes, bytes]]:
     """What the tightest hard budget had left when this call was admitted, its own hold taken off, and the
     warning that Claude Code shows for it."""
-    figures = attempt.tightest
+    figures = attempt.held.tightest
     if figures is None:
         return []
     headers = [(b"exchequer-budget-remaining-usd", nanos_to_usd(figures.left_nanos).encode())]
@@ -169,7 +169,7 @@ async def _relay_message(
         return unknown_outcome(exchange, attempt, error)
     charge, content = attempt.promise.message(body, upstream.headers.get("content-encoding", "").lower())
     headers = response_headers(exchange, upstream)
-    served = charge.passes[0].model if charge.passes else exchange.requested_model
+    served = charge.passes[0].model if charge.passes else attempt.model
     headers += budget_headers(attempt)
     headers += (
         (b"content-length", b"%d" % len(body)),
@@ -223,7 +223,7 @@ class EventStream:
         self._failure: Refusal | None = None
         self._kept = None if exchange.claim is None else bytearray()
         headers = response_headers(exchange, upstream) + budget_headers(attempt)
-        headers.append((b"exchequer-model", _header_value(exchange.requested_model)))
+        headers.append((b"exchequer-model", _header_value(attempt.model)))
         self._kept_headers = [] if self._kept is None else headers
         self.response = GatewayResponse(
             upstream.status, headers, stream=self._chunks(), after=attempt.settling(self._settle)

@@ -98,7 +98,8 @@ def charge_of(hold: PlaceHold, cost: int, *, text: str = "model", held: int | No
 def records_of(hold: PlaceHold, cost: int, text: str = "model") -> tuple[AttemptRecord, CallRecord]:
     call = CallRecord(
         id=uuid7(), tenant_id=hold.tenant_id, key_id=7, endpoint="messages", outcome="served",
-        status=200, reason="served", requested_model=text, cost_nanos=cost,
+        status=200, reason="served", requested_model=text, cost_nanos=cost, list_nanos=cost, attempts=1,
+        held_nanos=hold.amount_nanos,
     )  # fmt: skip
     attempt = AttemptRecord(
         id=hold.id, call_id=call.id, tenant_id=hold.tenant_id, key_id=7, held_nanos=hold.amount_nanos,

@@ -17,7 +17,7 @@ from tests.desk.conftest import Fatal, Purse
 async def test_a_hold_is_committed_before_its_caller_hears_of_it(desk: Desk, purse: Purse) -> None:
     period = purse.period(limit=100)
     hold = purse.hold(60, period)
-    assert await desk.place_hold(hold) == Held(hold.id, Figures(100, 0, 60))
+    assert await desk.place_hold(hold) == Held(hold.id, Figures(100, 0, 60), desk.lease_id)
     assert purse.row(period) == (0, 60)
     assert purse.open_holds() == {hold.id}
 

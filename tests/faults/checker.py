@@ -1,4 +1,4 @@
-"""Do the ledger and the provider's bill agree, at every commit? The invariants I1 to I11, one function each.
+"""Do the ledger and the provider's bill agree, at every commit? The invariants I1 to I12, one function each.
 
     breaches = check(collect(connection, tenants, bill_lines))
     assert breaches == []
@@ -7,7 +7,7 @@ The functions read an Evidence (evidence.py) and share nothing with the code the
 price book, no query of the ledger's own audit. tests/faults/test_checker.py breaks each rule once, by hand.
 
 I1   holds are admitted only into room, and no hard budget is ever above its limit
-I2   a call is on the bill only if its hold was committed before
+I2   a call is on the bill only if its hold was committed before, and so is each further attempt of it
 I3   a hold resolves exactly once
 I4   spent is the sum of entries, held the sum of open holds, after every single commit
 I5   all budgets of a call carry the same amount
@@ -17,6 +17,7 @@ I8   what was held equals what was settled and released
 I9   a call belongs to the period of its hold; periods of a budget do not overlap
 I10  every billed call is charged, once, for no less than its bill
 I11  what is shown (calls, crossings) is what the ledger had at some commit
+I12  a call is the sum of its attempts, in one row
 """
 
 from collections import Counter, defaultdict
@@ -25,6 +26,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any
+from uuid import UUID
 
 from tests.faults.evidence import Evidence, price_nanos
 
@@ -75,29 +77,33 @@ def _room(evidence: Evidence) -> Iterator[str]:
 def _hold_before_dispatch(evidence: Evidence) -> Iterator[str]:
     attempts_of = Counter(attempt.call_id for attempt in evidence.attempts)
     placed_at = {hold: moves[0].at for hold, moves in evidence.hold_moves().items()}
-    first_hold: dict[Any, datetime] = {}
+    holds_of: dict[Any, list[datetime]] = defaultdict(list)
     for entry in evidence.entries:
         if entry.id in placed_at:
-            first = first_hold.get(entry.call_id, placed_at[entry.id])
-            first_hold[entry.call_id] = min(first, placed_at[entry.id])
+            holds_of[entry.call_id].append(placed_at[entry.id])
     ids = {call.tag: call.id for call in evidence.calls if call.tag}
     for hold in evidence.open_holds:  # not settled yet: its memo says whose it is
         tag = (hold.memo.get("tags") or {}).get("call")
-        if tag is not None and tag not in ids:
-            ids[tag] = hold.memo["call"]
-            attempts_of[hold.memo["call"]] += 1
+        if tag is not None and ids.setdefault(tag, UUID(hold.memo["call"])) == UUID(hold.memo["call"]):
+            attempts_of[ids[tag]] += 1
             if hold.id in placed_at:
-                first_hold[hold.memo["call"]] = placed_at[hold.id]
+                holds_of[ids[tag]].append(placed_at[hold.id])
     times = Counter(line["script_id"] for line in evidence.bill)
-    for line in evidence.bill:
+    seen: Counter[Any] = Counter()
+    for line in sorted(evidence.bill, key=lambda line: str(line["at"])):
         tag = line["script_id"]
         call_id = ids.get(tag)
-        if call_id is None or call_id not in first_hold:
+        holds = sorted(holds_of.get(call_id, ()))
+        if call_id is None or not holds:
             yield f"call {tag} is on the bill and had no hold"
-        elif first_hold[call_id] - timedelta(milliseconds=1) > datetime.fromisoformat(line["at"]):
-            yield f"call {tag} was billed at {line['at']}, before its hold at {first_hold[call_id]}"
-        elif times[tag] > attempts_of[call_id]:
+            continue
+        if times[tag] > attempts_of[call_id]:
             yield f"call {tag} is {times[tag]} times on the bill, with {attempts_of[call_id]} attempts"
+            continue
+        hold_at = holds[min(seen[tag], len(holds) - 1)]
+        seen[tag] += 1
+        if hold_at - timedelta(milliseconds=1) > datetime.fromisoformat(line["at"]):
+            yield f"call {tag} was billed at {line['at']}, before its hold at {hold_at}"
 
 
 def _resolves_once(evidence: Evidence) -> Iterator[str]:
@@ -258,6 +264,25 @@ def _shown(evidence: Evidence) -> Iterator[str]:
             yield f"{crossing.percent} % of period {crossing.period_id} was crossed at a figure it never had"
 
 
+def _adds_up(evidence: Evidence) -> Iterator[str]:
+    sums: dict[Any, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
+    for attempt in evidence.attempts:
+        counts = attempt.number > 0  # else a hold that was given back without a try
+        row = (counts, counts * attempt.held_nanos, attempt.cost_nanos, attempt.list_nanos)
+        sums[attempt.call_id] = [a + b for a, b in zip(sums[attempt.call_id], row, strict=True)]
+    for call_id, times in Counter(call.id for call in evidence.calls).items():
+        if times > 1:
+            yield f"call {call_id} has {times} rows"
+    for call_id in sums.keys() - {call.id for call in evidence.calls}:
+        if call_id not in {UUID(hold.memo["call"]) for hold in evidence.open_holds}:
+            yield f"call {call_id} has attempts and no row"
+    for call in evidence.calls:
+        says, found = [call.attempts, call.held_nanos, call.cost_nanos, call.list_nanos], sums[call.id]
+        # A call that was refused because the ledger's answer to its hold was lost counts no attempt.
+        if says != found and not (call.attempts == 0 and says[2:] == found[2:] == [0, 0]):
+            yield f"call {call.id} says (attempts, held, cost, list) {says}, its attempts {found}"
+
+
 RULES: dict[str, Callable[[Evidence], Iterator[str]]] = {
     "I1": _room,
     "I2": _hold_before_dispatch,
@@ -270,4 +295,5 @@ RULES: dict[str, Callable[[Evidence], Iterator[str]]] = {
     "I9": _periods,
     "I10": _billed,
     "I11": _shown,
+    "I12": _adds_up,
 }

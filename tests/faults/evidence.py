@@ -106,12 +106,12 @@ def collect(
             ),
             open_holds=rows("SELECT * FROM ledger_hold WHERE tenant_id = ANY(%s)"),
             calls=rows(
-                "SELECT id, tenant_id, tags->>'call' AS tag, outcome, status, reason, cost_nanos, attempts"
-                " FROM calls_call WHERE tenant_id = ANY(%s)"
+                "SELECT id, tenant_id, tags->>'call' AS tag, outcome, status, reason, attempts, held_nanos,"
+                " cost_nanos, list_nanos FROM calls_call WHERE tenant_id = ANY(%s)"
             ),
             attempts=rows(
-                "SELECT id, call_id, upstream_request_id, cost_nanos FROM calls_attempt"
-                " WHERE tenant_id = ANY(%s)"
+                "SELECT id, call_id, number, upstream_request_id, held_nanos, cost_nanos, list_nanos"
+                " FROM calls_attempt WHERE tenant_id = ANY(%s)"
             ),
             crossings=rows("SELECT * FROM ledger_thresholdcrossing WHERE tenant_id = ANY(%s)"),
             journal=rows("SELECT * FROM test_journal WHERE tenant_id = ANY(%s) ORDER BY seq"),

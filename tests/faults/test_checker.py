@@ -166,11 +166,33 @@ def _crossing_of_a_figure_never_had(evidence: Evidence) -> None:
     evidence.crossings.append(made())
 
 
+def _attempt_left_out(evidence: Evidence) -> None:
+    _change(evidence.attempts, 0, number=0)
+
+
+def _call_in_two_rows(evidence: Evidence) -> None:
+    evidence.calls.append(evidence.calls[0])
+
+
+def _attempts_without_a_row(evidence: Evidence) -> None:
+    evidence.attempts.append(evidence.attempts[0]._replace(call_id=uuid4(), cost_nanos=0))
+
+
+def _second_attempt_before_its_hold(evidence: Evidence) -> None:
+    first, second = evidence.bill[:2]
+    call_id = next(call.id for call in evidence.calls if call.tag == first["script_id"])
+    place = next(i for i, one in enumerate(evidence.entries) if one.id == evidence.attempts[1].id)
+    _change(evidence.attempts, 1, call_id=call_id)
+    _change(evidence.entries, place, call_id=call_id)
+    evidence.bill[1] = {**second, "script_id": first["script_id"], "at": first["at"]}
+
+
 TAMPERINGS = [
     ("I1", _over_the_limit),
     ("I2", _billed_without_hold),
     ("I2", _billed_before_its_hold),
     ("I2", _billed_twice),
+    ("I2", _second_attempt_before_its_hold),
     ("I3", _entry_without_hold),
     ("I3", _entry_missing),
     ("I4", _another_amount),
@@ -189,6 +211,9 @@ TAMPERINGS = [
     ("I10", _call_charged_twice),
     ("I11", _call_says_less),
     ("I11", _crossing_of_a_figure_never_had),
+    ("I12", _attempt_left_out),
+    ("I12", _call_in_two_rows),
+    ("I12", _attempts_without_a_row),
 ]
 
 

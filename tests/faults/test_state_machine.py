@@ -130,7 +130,7 @@ class BudgetsAndLedger(RuleBasedStateMachine):
         for order, answer in zip(orders, self._place([(desk, order) for order in orders]), strict=True):
             refusing, closed, figures = admit(rows, order.amount_nanos, self.now)
             if refusing is None:
-                assert answer == Held(order.id, figures)
+                assert answer == Held(order.id, figures, self.world.desks[desk].lease_id)
                 self._opened(order, rows, desk)
             else:
                 assert isinstance(answer, Refused)

@@ -25,6 +25,7 @@ from governance.desk.items import DeskUnavailable, Held, PlaceHold
 from governance.desk.memo import make_memo, void_of_unused_hold
 from governance.desk.sweeper import Sweeper
 from tests.desk.conftest import Purse
+from tests.desk.test_attempts import SeveralAttempts, sweep
 from tests.faults.broken import broken_function
 from tests.faults.checker import check
 from tests.faults.evidence import collect
@@ -158,6 +159,27 @@ async def test_a_sweeper_that_voids_billed_calls_is_caught(
     await sweeping.stop()
     found = [str(breach) for breach in check(collect(journalled, [purse.tenant_id], bill))]
     assert found == ([] if honest else ["I10: call billed was billed 510000, charged 0"])
+
+
+@pytest.mark.parametrize("honest", [True, False], ids=["honest", "the twin that must fail"])
+async def test_a_sweeper_that_forgets_earlier_attempts_is_caught(
+    start_desk: StartDesk,
+    purse: Purse,
+    journalled: psycopg.Connection[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    honest: bool,
+) -> None:
+    """The twin writes the row of a dead worker's call with its last attempt only."""
+    if not honest:
+        monkeypatch.setattr(sweeper, "_add", lambda call, sums: None)
+    alive, dead = await start_desk(worker="alive"), await start_desk(worker="dead")
+    call = SeveralAttempts(dead, purse, purse.period(limit=10**9))
+    await call.place(700)
+    call.shrink(5)
+    await call.place(900)
+    await sweep(alive, dead, purse=purse)
+    found = {breach.rule for breach in check(collect(journalled, [purse.tenant_id]))}
+    assert found == (set() if honest else {"I11", "I12"})
 
 
 def deadlocks(connection: psycopg.Connection[Any]) -> int:

@@ -49,6 +49,8 @@ class Exchange(SimpleNamespace):
             requested_model="claude-sonnet-5-5",
             claim=None,
             taken=None,
+            earlier=None,
+            request=SimpleNamespace(model="claude-sonnet-5-5"),
             gateway=SimpleNamespace(
                 settle=lambda settlement, call: self.settled.append(settlement),
                 alerts=Alerts(),
@@ -111,7 +113,7 @@ def test_a_call_that_fails_unexpectedly_is_recorded_by_its_attempt_once_it_has_o
     recorded: list[Any] = []
     gateway: Any = Gateway.__new__(Gateway)
     gateway.metrics = Metrics()
-    gateway.desk = SimpleNamespace(record=recorded.append)
+    gateway.desk, gateway.unended = SimpleNamespace(record=recorded.append), {}
     gateway._watch = lambda _: None
     exchange: Any = SimpleNamespace(id=uuid4(), authenticated=True, held_ms=held_ms)
     assert gateway.refuse(exchange, errors.INTERNAL).status_code == 500
