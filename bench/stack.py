@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from governance.ops.embedded import APP_ROLE, OWNER_ROLE, EmbeddedServers, embedded_servers
 from governance.ops.embedded_files import servers_home
@@ -49,8 +50,11 @@ class Stack:
 
 
 @contextmanager
-def running_stack() -> Iterator[Stack]:
-    """Start everything, with data of its own that is deleted at the end; touches nothing else."""
+def running_stack(*, script: dict[str, Any] | None = None, plain: bool = True) -> Iterator[Stack]:
+    """Start everything, with data of its own that is deleted at the end; touches nothing else.
+
+    `script`: how the simulator answers unless told otherwise; a `plain` one counts no tokens and is fast.
+    """
     folder = Path(tempfile.mkdtemp(prefix="exq-bench-"))
     folder.chmod(0o755)  # the database servers run as another user when we are root
     servers = embedded_servers(folder, programs=servers_home(PROJECT / ".local") / "programs")
@@ -63,10 +67,13 @@ def running_stack() -> Iterator[Stack]:
     try:
         _use(servers, folder)
         keys = _make_tenants()
-        script = json.dumps({"deltas": DELTAS, "chunk_delay_ms": CHUNK_DELAY_MS})
+        script_text = json.dumps(script or {"deltas": DELTAS, "chunk_delay_ms": CHUNK_DELAY_MS})
         simulator = start(
             "simulator",
-            ["-m", "governance.simulator", "--plain", "--script", script, "--fd", "{fd}"],
+            [
+                *("-m", "governance.simulator", *(["--plain"] if plain else [])),
+                *("--script", script_text, "--fd", "{fd}"),
+            ],
             "/v1/models",
         )
         upstream = f"http://127.0.0.1:{simulator.port}"

@@ -115,6 +115,7 @@ def issue_key(
     hold_wait_seconds: int = 10,
     clamp_floor_tokens: int | None = None,
     unbounded_allowed: bool = False,
+    as_asked_allowed: bool = False,
     actor: Actor | None = None,
 ) -> IssuedKey:
     """A new live key. ValidationError names the field that is wrong; KeyStateError for a closed tenant."""
@@ -133,6 +134,7 @@ def issue_key(
         hold_wait_seconds=hold_wait_seconds,
         clamp_floor_tokens=clamp_floor_tokens,
         unbounded_allowed=unbounded_allowed,
+        as_asked_allowed=as_asked_allowed,
     )
     if team is not None and team.tenant_id != tenant.pk:
         raise KeyStateError(f"The team {team.name} belongs to another tenant; choose one of {tenant.name}.")
@@ -152,6 +154,7 @@ CHANGEABLE_SETTINGS = (
     "hold_wait_seconds",
     "clamp_floor_tokens",
     "unbounded_allowed",
+    "as_asked_allowed",
 )
 
 
@@ -235,6 +238,7 @@ def key_facts(key: ApiKey) -> dict[str, object]:
         "hold_wait_seconds": key.hold_wait_seconds,
         "clamp_floor_tokens": key.clamp_floor_tokens,
         "unbounded_allowed": key.unbounded_allowed,
+        "as_asked_allowed": key.as_asked_allowed,
     }
 
 

@@ -207,6 +207,12 @@ class ApiKey(models.Model):
         default=False,
         help_text="Let calls pass whose worst case has no bound. Such calls can overspend a hard budget.",
     )
+    as_asked_allowed = models.BooleanField(
+        default=False,
+        db_default=False,
+        help_text="Let calls with the header “exchequer-route: as-asked” go to the model that they ask for, "
+        "unchanged, whatever policies say. What a policy denies or caps stays denied and capped.",
+    )
 
     objects = TenantScopedManager()
 

@@ -37,6 +37,8 @@ from tenants.keys import (
 from tenants.models import ApiKey, Team, Tenant
 
 TAGS = ["default_tags", "required_tags"]
+TENANTS_TO_ALLOW = ("unbounded_allowed", "as_asked_allowed")
+"""Overspending a hard budget and evading a policy are the tenant's to allow, not a team's."""
 OVERLAPS = {0: "None: refuse the old key now", 3600: "One hour", 86_400: "One day", 604_800: "One week"}
 
 
@@ -99,6 +101,7 @@ class ApiKeyAdmin(ConsoleAdmin):
             "clamp_floor_tokens",
             "allowed_models",
             "unbounded_allowed",
+            "as_asked_allowed",
         ]
         if not isinstance(obj, ApiKey):
             whose = {"fields": ["tenant", "team", "name", "expires_at"]}
@@ -112,11 +115,10 @@ class ApiKeyAdmin(ConsoleAdmin):
 
     def get_readonly_fields(self, request: HttpRequest, obj: Model | None = None) -> tuple[str, ...]:
         if not isinstance(obj, ApiKey):
-            return () if access_of(request).manages_something else ("unbounded_allowed",)
+            return () if access_of(request).manages_something else TENANTS_TO_ALLOW
         fixed = ("public", "state", "tenant", "team", "created_at", "created_by")
         ended = ("revoked_at", "revoked_reason", "replaced_by")
-        # Overspending a hard budget is the tenant's to allow, not a team's.
-        return fixed + ended + (() if access_of(request).manages(obj.tenant_id) else ("unbounded_allowed",))
+        return fixed + ended + (() if access_of(request).manages(obj.tenant_id) else TENANTS_TO_ALLOW)
 
     def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
         access = access_of(request)

@@ -23,6 +23,7 @@ type ErrorType = Literal[
     "permission_error",
     "not_found_error",
     "conflict_error",
+    "policy_blocked",
     "request_too_large",
     "rate_limit_error",
     "timeout_error",
@@ -244,6 +245,21 @@ def paused(what: str, reason: str, began_by: str) -> Refusal:
         f"{f'Ask {began_by}' if began_by else 'Ask your administrator'} to resume them.",
         DO_NOT_RETRY,
     )
+
+
+def policy_denied(sentence: str) -> Refusal:
+    """`sentence`: what the policy's author wrote for the caller. Claude Code shows it in this shape."""
+    return Refusal(400, "policy_blocked", "policy_denied", sentence, DO_NOT_RETRY)
+
+
+AS_ASKED_NOT_ALLOWED = Refusal(
+    403,
+    "permission_error",
+    "as_asked_not_allowed",
+    "This key's calls go where its policies send them: leave out the header exchequer-route, or ask your "
+    "administrator for a key that may be served as asked.",
+    DO_NOT_RETRY,
+)
 
 
 def not_found(path: str) -> Refusal:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from governance.gateway.upstream_quota import Quota
     from governance.routing.route import Route
 
+_VISIBLE = dict.fromkeys(range(32), "?")
+"""A line break in the name of a rule would begin another header."""
+
 
 class Exchange:
     """Made when a request's headers are there, dropped when its call is settled.
@@ -220,4 +223,4 @@ class Exchange:
         if not self.decision:
             return "allowed"
         told = [f"{name}={value}" for name, value in self.decision.items() if isinstance(value, int | str)]
-        return "; ".join(("allowed", *told))
+        return "; ".join(("allowed", *told)).encode("ascii", "replace").decode().translate(_VISIBLE)

@@ -22,6 +22,8 @@ from governance.desk.sweeper import Sweeper
 from governance.gateway import call_record
 from governance.gateway.alerts import Alerts
 from governance.gateway.body import BodyBudget
+from governance.gateway.budget_use import BudgetUse
+from governance.gateway.conversations import Conversations
 from governance.gateway.earlier import Earlier
 from governance.gateway.errors import Refusal, envelope
 from governance.gateway.exchange import Exchange
@@ -67,6 +69,7 @@ class Gateway:
         store: SnapshotStore,
         upstream: Upstream,
         kept_replies: KeptReplies,
+        conversations: Conversations,
         body_budget: BodyBudget,
         limits: Limits,
         redis_url: str,
@@ -76,11 +79,13 @@ class Gateway:
         self.store = store
         self.upstream = upstream
         self.kept_replies = kept_replies
+        self.conversations = conversations
         self.body_budget = body_budget
         self.limits = limits
         self.periods = PeriodRows()
         self.quotas = Quotas()
         self.usage_reports = UsageReports(store)
+        self.budget_use = BudgetUse()
         self.meter = Meter(redis_url, self._live_workers)
         self.metrics = Metrics()
         self.alerts = Alerts()
@@ -115,6 +120,7 @@ class Gateway:
                 idle_seconds_max=settings.GATEWAY_STREAM_IDLE_SECONDS_MAX,
             ),
             kept_replies=KeptReplies(Link(settings.REDIS_URL), settings.GATEWAY_KEPT_REPLY_BYTES_MAX),
+            conversations=Conversations(Link(settings.REDIS_URL)),
             body_budget=BodyBudget(
                 settings.GATEWAY_BODY_BYTES_IN_FLIGHT_MAX, settings.GATEWAY_BODY_BYTES_PER_TENANT_MAX
             ),
@@ -145,6 +151,7 @@ class Gateway:
         await self.meter.stop()
         await self.store.stop()
         await self.kept_replies.stop()
+        await self.conversations.stop()
         await self.desk.stop(STOP_GRACE_SECONDS)
         self.metrics.publish(self._gauges())
 

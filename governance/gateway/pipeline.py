@@ -7,7 +7,17 @@ attempt is resolved exactly once, whatever happens: by `relay`, by what is caugh
 from msgspec.structs import replace
 
 from governance.calls.models import Outcome
-from governance.gateway import admission, call_record, errors, facts, idempotency, rate_limits, relay
+from governance.gateway import (
+    admission,
+    call_record,
+    dry_run,
+    errors,
+    facts,
+    idempotency,
+    policy,
+    rate_limits,
+    relay,
+)
 from governance.gateway.attempt import Attempt
 from governance.gateway.authentication import check_again, check_pauses
 from governance.gateway.bound import worst_case
@@ -24,10 +34,16 @@ from governance.gateway.upstream import Lost, NotReached, TimedOut, read_body
 async def create_message(exchange: Exchange) -> GatewayResponse:
     """POST /v1/messages for an authenticated key (views.py)."""
     await read(exchange)
+    if exchange.key.router is not None:
+        answered = await policy.decide(exchange)
+        if answered is not None:
+            return answered
     check_policies(exchange)
     if exchange.inbound.idempotency_key is not None:
         exchange.claim = await idempotency.claim(exchange)
     promise = worst_case(exchange)
+    if exchange.inbound.dry_run:
+        return await dry_run.report(exchange, promise)
     if exchange.key.call_limits:
         await rate_limits.take(exchange)
     if exchange.gateway.quotas.short:

@@ -74,6 +74,8 @@ def response_headers(exchange: Exchange, upstream: aiohttp.ClientResponse) -> li
     headers.append((b"exchequer-call-id", msgspec.json.encode(exchange.id)[1:-1]))
     headers.append((b"exchequer-decision", exchange.decision_text.encode()))
     headers.append((b"exchequer-cache", b"off"))
+    if exchange.asked is not None:
+        headers.append((b"exchequer-rewrites", ", ".join(exchange.decision["policy"]["rewrites"]).encode()))
     max_tokens = exchange.decision.get("max_tokens")  # lowered, by the key's cap or to fit in a budget
     if max_tokens is not None:
         headers.append((b"exchequer-max-tokens", b"%d" % max_tokens))

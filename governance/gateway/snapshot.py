@@ -60,7 +60,7 @@ LOOKUPS_AT_ONCE_MAX = 256
 LOAD_KEY = """
 SELECT id, public_id, tenant_id, team_id, digest, pepper_id, expires_at, revoked_at, default_tags,
        required_tags, allowed_models, max_output_tokens, unbounded_allowed, lineage_id,
-       hold_wait_seconds, clamp_floor_tokens
+       hold_wait_seconds, clamp_floor_tokens, as_asked_allowed
 FROM tenants_apikey WHERE public_id = %s
 """
 LOAD_NEW_IDS = """
@@ -126,6 +126,7 @@ class KeySnapshot:
     hold_wait_seconds: int
     clamp_floor_tokens: int | None
     unbounded_allowed: bool
+    as_asked_allowed: bool
     coverage: Coverage
     router: Router | None
     is_authenticated: bool = True
@@ -369,6 +370,7 @@ def _compile_key(row: tuple[Any, ...], tenant: TenantSnapshot) -> KeySnapshot:
         lineage_id,
         hold_wait_seconds,
         clamp_floor_tokens,
+        as_asked_allowed,
     ) = row
     return KeySnapshot(
         id=key_id,
@@ -389,6 +391,7 @@ def _compile_key(row: tuple[Any, ...], tenant: TenantSnapshot) -> KeySnapshot:
         hold_wait_seconds=hold_wait_seconds,
         clamp_floor_tokens=clamp_floor_tokens,
         unbounded_allowed=unbounded,
+        as_asked_allowed=as_asked_allowed,
         coverage=covering(tenant.budgets, team_id=team_id, key_id=lineage_id),
         router=tenant.routers.reaching(team_id=team_id, lineage_id=lineage_id),
     )

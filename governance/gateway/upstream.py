@@ -65,9 +65,20 @@ class Upstream:
         body: bytes | None = None,
         headers: Iterable[tuple[str, str]],
         stream: bool = False,
+        seconds_max: int | None = None,
     ) -> aiohttp.ClientResponse:
-        """Send the request; return when the response's headers are there. NotReached, Lost or TimedOut."""
+        """Send the request; return when the response's headers are there. NotReached, Lost or TimedOut.
+
+        `seconds_max`: for the whole exchange, a stream's too, where the operator does not allow less.
+        """
         assert self._session is not None
+        timeout = self._streamed if stream else self._whole
+        if seconds_max is not None:
+            timeout = aiohttp.ClientTimeout(
+                total=min(seconds_max, timeout.total or seconds_max),
+                sock_connect=timeout.sock_connect,
+                sock_read=timeout.sock_read,
+            )
         try:
             return await self._session.request(
                 method,
@@ -75,7 +86,7 @@ class Upstream:
                 data=body,
                 headers=headers,
                 allow_redirects=False,
-                timeout=self._streamed if stream else self._whole,
+                timeout=timeout,
             )
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise NotReached(str(error)) from error

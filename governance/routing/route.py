@@ -45,6 +45,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     json_output: JsonOutput | None = None
     timeout_seconds: int | None = None
     sticky: bool = True
+    budget_forces: bool = False
+    """The rule that chose the model asks how full the budgets are: a conversation leaves its model for it."""
 
 
 class Classifier(msgspec.Struct, frozen=True):

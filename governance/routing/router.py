@@ -100,13 +100,23 @@ class CompiledRule:
 class Router:
     """Made by `compile_router`, for any number of keys that the same policies reach."""
 
-    __slots__ = ("_as_asked", "_names", "_programs", "_routes", "_wanted", "asks", "policies")
+    __slots__ = (
+        "_as_asked",
+        "_names",
+        "_programs",
+        "_routes",
+        "_wanted",
+        "asks",
+        "chooses_models",
+        "policies",
+    )
 
     def __init__(self, policies: Sequence[tuple[CompiledRule, ...]], names: Names, *, sticky: bool) -> None:
         self.policies = tuple(policies)
         self._programs = tuple([tuple([(rule.first_test, rule) for rule in rules]) for rules in policies])
         rules = [rule for rules in policies for rule in rules]
         self.asks: frozenset[str] = frozenset().union(*(rule.asks for rule in rules))
+        self.chooses_models = any(action.kind == "model" for rule in rules for action in rule.actions)
         self._names = names
         self._routes: dict[tuple[object, ...], Route] = {}
         self._wanted = frozenset().union(*(_first_words(rule) for rule in rules))
@@ -162,6 +172,7 @@ class Router:
             ]
         )
         chose, why = _reason(counts)
+        forced = "model" in counts and asked.BUDGET_USED in counts["model"][0].asks
         return route_of(
             fields,
             applied=applied,
@@ -169,6 +180,7 @@ class Router:
             version_id=None if chose is None else chose.version_id,
             why=why,
             sticky=self._as_asked.sticky,
+            budget_forces=forced,
         )
 
 

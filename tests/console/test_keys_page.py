@@ -96,15 +96,16 @@ def test_an_operators_key_cannot_mix_tenants_either(alice: House, bob: House) ->
     assert not ApiKey._base_manager.filter(tenant=alice.tenant, name="from the console").exists()
 
 
-def test_a_lead_issues_keys_of_the_own_team_only_and_never_unbounded(alice: House) -> None:
+def test_a_lead_issues_keys_of_the_own_team_only_and_never_one_that_evades_rules(alice: House) -> None:
     other = make_team(alice.tenant, "Other")
     client = browser(alice.person("lead", in_team=True))
     for form in (issue_form(alice, team=other.pk), issue_form(alice, team="")):
         assert client.post(ADD, form).status_code in (200, 403)
     assert not ApiKey._base_manager.filter(tenant=alice.tenant, name="from the console").exists()
-    shown = client.post(ADD, issue_form(alice, unbounded_allowed="on"))
+    shown = client.post(ADD, issue_form(alice, unbounded_allowed="on", as_asked_allowed="on"))
     assert keys.looks_like_key.search(shown.content.decode())
-    assert only_key("from the console", alice).unbounded_allowed is False
+    key = only_key("from the console", alice)
+    assert (key.unbounded_allowed, key.as_asked_allowed) == (False, False)
 
 
 def test_viewers_change_nothing(alice: House) -> None:

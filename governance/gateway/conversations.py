@@ -1,0 +1,109 @@
+"""Which model a conversation is on: changing it would throw away its prompt cache and its signed thinking.
+
+A conversation is known by the session that its caller names, else by how it began: its first user message.
+Its model is remembered in this process and, for the other workers, in Valkey. Should both have forgotten it,
+its next turn is routed like a new one.
+"""
+
+import asyncio
+import hashlib
+import logging
+from time import monotonic
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from governance.valkey.link import SECONDS_MAX, Link, ValkeyError
+
+if TYPE_CHECKING:
+    from governance.gateway.exchange import Exchange
+
+log = logging.getLogger(__name__)
+
+KEPT_MAX = 100_000
+"""Conversations in memory, about 20 MB; the longest unused is forgotten first."""
+KEEP_SECONDS = 24 * 3600
+MODEL_BYTES_MAX = 128
+WRITE_SECONDS_MAX = 1.0
+"""No caller waits for it."""
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Conversations:
+    """Conversation → model id. Ids are digests under the tenant's own key."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._models: dict[bytes, tuple[str, float]] = {}
+        self._troubled = False
+        self._writing: set[asyncio.Task[None]] = set()
+
+    async def model(self, conversation: bytes) -> str | None:
+        """The model that it is on; None where nobody knows, or nobody can say in time."""
+        found = self._models.get(conversation)
+        if found is not None and monotonic() - found[1] < KEEP_SECONDS:
+            return found[0]
+        try:
+            async with asyncio.timeout(SECONDS_MAX):
+                name = await self._link.ask("GET", _name(conversation))
+        except (ValkeyError, TimeoutError) as error:
+            self._report(error)
+            return None
+        self._troubled = False
+        if not isinstance(name, bytes) or not 0 < len(name) <= MODEL_BYTES_MAX:
+            return None
+        model = name.decode("ascii", "replace")
+        self._keep(conversation, model)
+        return model
+
+    def remember(self, conversation: bytes, model: str) -> None:
+        """From now on it is on that model."""
+        known = self._models.get(conversation)
+        if known is not None and known[0] == model and monotonic() - known[1] < KEEP_SECONDS / 2:
+            return
+        self._keep(conversation, model)
+        task = asyncio.create_task(self._write(conversation, model))
+        self._writing.add(task)
+        task.add_done_callback(self._writing.discard)
+
+    def _keep(self, conversation: bytes, model: str) -> None:
+        self._models.pop(conversation, None)
+        if len(self._models) >= KEPT_MAX:
+            del self._models[next(iter(self._models))]
+        self._models[conversation] = model, monotonic()
+
+    async def _write(self, conversation: bytes, model: str) -> None:
+        try:
+            async with asyncio.timeout(WRITE_SECONDS_MAX):
+                await self._link.ask("SET", _name(conversation), model, "EX", KEEP_SECONDS)
+        except (ValkeyError, TimeoutError) as error:
+            self._report(error)
+
+    async def stop(self) -> None:
+        """Wait for what is being written."""
+        if self._writing:
+            await asyncio.wait(self._writing)
+        self._link.close()
+
+    def _report(self, error: Exception) -> None:
+        if not self._troubled:
+            log.warning(
+                "Valkey is out of reach, so each worker knows its own conversations only: %s",
+                str(error).strip() or "time-out",
+            )
+        self._troubled = True
+
+
+def _name(conversation: bytes) -> str:
+    return f"exchequer:conversation:{conversation.hex()}"
+
+
+def conversation_of(exchange: "Exchange") -> bytes:
+    """16 bytes; never the same for two tenants or two keys."""
+    key = exchange.key
+    began: object = exchange.session
+    if began is None:
+        began = next((turn for turn in exchange.request.fields.messages if turn.role == "user"), None)
+    about = _encode((key.lineage_id, exchange.session is None, began))
+    return hashlib.sha256(key.tenant.fingerprint_key + about).digest()[:16]

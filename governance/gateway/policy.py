@@ -1,0 +1,126 @@
+"""What the policies of a call's key make of it: deny, answer, another model, rewrites. Only for keys that
+have policies.
+
+`decide` sets `exchange.route` and leaves `exchange.request` as it will be sent; what the client sent stays in
+`exchange.asked`. Nothing here touches money: the bound is computed afterwards, from what will be sent.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
+
+from governance.gateway import errors
+from governance.gateway.call_facts import facts_of
+from governance.gateway.conversations import conversation_of
+from governance.gateway.errors import CallRefused
+from governance.gateway.model_list import check_models, models_asked
+from governance.gateway.responses import GatewayResponse
+from governance.gateway.rewrites.rewriting import About, Rewritten, rewritten
+from governance.gateway.savings import Asked
+from governance.gateway.template_answer import template_answer
+from governance.routing.facts import CallFacts
+from governance.routing.route import Route
+
+if TYPE_CHECKING:
+    from governance.gateway.exchange import Exchange
+
+_PROMPT_REWRITES = ("history", "system", "concise")
+
+
+async def decide(exchange: "Exchange") -> GatewayResponse | None:
+    """The route of a call, and its request rewritten; a response where a template answers. CallRefused for
+    what a policy denies."""
+    key = exchange.key
+    assert key.router is not None
+    if key.allowed_models:  # as the client asks; what is sent is checked again, by the pipeline
+        check_models(key.allowed_models, models_asked(exchange.request))
+    facts = await facts_of(exchange, key.router.asks)
+    route = key.router.route(facts)
+    if exchange.inbound.as_asked:
+        route = _as_asked(exchange, route)
+    exchange.route = route
+    about = exchange.decision["policy"] = _about(route)
+    if route.rule is not None:
+        exchange.decision["rule"] = route.rule
+    if route.deny is not None:
+        raise CallRefused(errors.policy_denied(route.deny))
+    if route.answer is not None:
+        return template_answer(exchange, route.answer)
+    model, reasons = await _model(exchange, route, facts)
+    exchange.route = route = replace(route, model=model)
+    sent = rewritten(
+        exchange.request,
+        route,
+        About(book=key.tenant.book, at=exchange.started_at, max_output_tokens=key.max_output_tokens),
+    )
+    _take(exchange, sent)
+    about["rewrites"] = sent.names
+    about["not_done"] = [*reasons, *sent.reasons]
+    if route.sticky and key.router.chooses_models:
+        exchange.gateway.conversations.remember(conversation_of(exchange), exchange.request.model)
+    return None
+
+
+def _as_asked(exchange: "Exchange", route: Route) -> Route:
+    """Only what a policy forbids is left of it."""
+    if not exchange.key.as_asked_allowed:
+        raise CallRefused(errors.AS_ASKED_NOT_ALLOWED)
+    return Route(
+        applied=route.applied,
+        rule=route.rule,
+        version_id=route.version_id,
+        why="The caller asked for no routing.",
+        deny=route.deny,
+        max_tokens_cap=route.max_tokens_cap,
+        sticky=False,
+    )
+
+
+def _about(route: Route) -> dict[str, Any]:
+    """For the call's row: which rules matched, what they did, and why."""
+    applied = []
+    for each in route.applied:
+        row: dict[str, Any] = {"rule": each.rule, "version": each.version_id, "did": each.did}
+        if each.shadow:
+            row["shadow"] = True
+        applied.append(row)
+    return {"applied": applied, "why": route.why}
+
+
+async def _model(exchange: "Exchange", route: Route, facts: CallFacts) -> tuple[str | None, list[str]]:
+    """Where the call goes, if its request can go there; None: where it asks to. And why it does not go where
+    a rule sends it."""
+    key, asked = exchange.key, exchange.request.model
+    assert key.router is not None
+    on = None
+    if route.sticky and key.router.chooses_models and not facts.first_turn and not route.budget_forces:
+        on = await exchange.gateway.conversations.model(conversation_of(exchange))
+    if on is not None:
+        model = on
+    elif route.cascade is not None:
+        model = route.cascade.first
+    else:
+        model = route.model or asked
+    if model == asked:
+        return None, []
+    if key.allowed_models and model not in key.allowed_models:
+        return None, [f"model: this key may not use {model}."]
+    return model, []
+
+
+def _take(exchange: "Exchange", sent: Rewritten) -> None:
+    """From now on the rewritten request is the call's; the client's own is for its row."""
+    asked = exchange.request
+    if sent.request is not asked:
+        exchange.asked, exchange.request = asked, sent.request
+        if sent.request.model != asked.model:
+            exchange.decision["model"] = sent.request.model
+        if sent.request.max_tokens != asked.max_tokens:
+            exchange.decision["max_tokens"] = sent.request.max_tokens
+    is_trimmed = any(name.startswith(_PROMPT_REWRITES) for name in sent.names)
+    exchange.asked_terms = Asked(
+        model=asked.model,
+        sent_bytes=len(sent.request.body),
+        trimmed_bytes=len(asked.body) - len(sent.request.body) if is_trimmed else 0,
+        injected=any(name.startswith("prompt-cache") for name in sent.names),
+    )
