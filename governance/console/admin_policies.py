@@ -98,6 +98,12 @@ class RoutingPolicyAdmin(ConsoleAdmin):
         kwargs["queryset"] = (managed_tenants(access) | led).distinct()
         return super().formfield_for_foreignkey(db_field, request, **kwargs)
 
+    def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
+        """Most people belong to one tenant."""
+        tenants = list(access_of(request).tenant_ids)
+        own = {"tenant": str(tenants[0])} if len(tenants) == 1 else {}
+        return {**own, **super().get_changeform_initial_data(request)}
+
     def save_model(self, request: HttpRequest, obj: RoutingPolicy, form: Any, change: bool) -> None:
         data, actor = form.cleaned_data, actor_of(request)
         if change:

@@ -243,7 +243,7 @@ def test_key_holders_are_told_what_changed_in_words_and_by_line(alice: Tenant, b
         "Oona has published version 2 of the policy “House rules”. It holds for the keys of the team Search",
         "- search bot (exq_",
         "- New rule: Questions go to Haiku",
-        "- Changed: Small answers",
+        "- Changed: Small answers: then.max_tokens.cap 500 → 300",
         "Note of version 2: Questions are simple",
         "-    then: {max_tokens: {cap: 500}}",
         "+    then: {route: {tier: haiku}}",
@@ -301,6 +301,16 @@ def test_a_new_order_of_rules_and_another_model_for_a_tier_are_changes_in_words(
         "The tier opus means the usual model now",
         "A conversation may change its model on the way",
     ]
+
+
+def test_what_changed_in_a_rule_is_said_by_field_shortly() -> None:
+    old = {"name": "R", "when": {"tiers": ["opus"], "words": {"at_most": 80}}, "then": {"deny": "x" * 100}}
+    new = {"name": "R", "when": {"tiers": ["opus", "sonnet"]}, "then": {"deny": "No."}, "shadow": True}
+    [word] = changed_rules({"rules": [old]}, {"rules": [new]})
+    assert word == (
+        "Changed: R: when.tiers opus → opus, sonnet; when.words.at_most is gone;"
+        f" then.deny {'x' * 59}… → No.; shadow true is new"
+    )
 
 
 # --- The commands -----------------------------------------------------------------------------------
