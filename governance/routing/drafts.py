@@ -1,23 +1,16 @@
 """What a draft says: the policy that it reads as, or what is wrong with which of its lines."""
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
+from governance.core.clock import utcnow
+from governance.routing.checks import check
 from governance.routing.document import Policy
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """A sentence about a line, counted from 1."""
-
-    line: int
-    sentence: str
-
-    def __str__(self) -> str:
-        return f"Line {self.line}: {self.sentence}"
+from governance.routing.known import Known
+from governance.routing.problems import PolicyInvalid
+from governance.routing.problems import Problem as Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,30 +22,16 @@ class Checked:
     warnings: tuple[Problem, ...] = ()
 
 
-def check_draft(source: str) -> Checked:
-    """Read a draft and check what it means."""
-    import yaml  # the gateway never reads drafts, and does without
+def check_draft(source: str, known: Known | None = None) -> Checked:
+    """Read a draft and check what it means; names of models, keys and teams against `known`, if given."""
+    from governance.routing.reading import read_policy  # with YAML, which the gateway does without
 
     try:
-        return Checked(msgspec.convert(yaml.safe_load(source), Policy))
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        return Checked(None, (Problem(line, f"This is no YAML: {error.problem}."),))
-    except msgspec.ValidationError as error:
-        sentence, _, path = str(error).partition(" - at ")
-        return Checked(None, (Problem(_line_of(yaml.compose(source), path.strip("`")), f"{sentence}."),))
-
-
-def _line_of(node: Any, path: str) -> int:
-    """The line on which `$.rules[0].when` begins in what yaml.compose made; None is an empty text."""
-    if node is None:
-        return 1
-    for part in re.findall(r"[^.$\[\]]+", path):
-        if isinstance(node.value, list) and part.isdecimal():
-            node = node.value[int(part)]
-        else:
-            node = next((value for key, value in node.value if key.value == part), node)
-    return int(node.start_mark.line) + 1
+        read = read_policy(source)
+    except PolicyInvalid as invalid:
+        return Checked(None, invalid.problems)
+    found = check(read.policy, read.tree, known or Known(utcnow().date()))
+    return Checked(None if found.problems else read.policy, found.problems, found.warnings)
 
 
 def as_document(policy: Policy) -> dict[str, Any]:

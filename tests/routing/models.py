@@ -10,7 +10,8 @@ from governance.pricing.rates import ModelFacts
 
 TODAY = date(2026, 11, 20)
 _FILE = Path(governance.pricing.__file__).parent / "data" / "claude_prices.json"
-MODELS = read_price_file(_FILE.name, _FILE.read_bytes()).models
+PRICES = read_price_file(_FILE.name, _FILE.read_bytes())
+MODELS = PRICES.models
 BY_NAME: Mapping[str, ModelFacts] = {
     name: model for model in MODELS for name in (model.model_id, *model.aliases)
 }
