@@ -108,6 +108,7 @@ async def send(exchange: Exchange, attempt: Attempt) -> GatewayResponse:
             body=request.body,
             headers=[*exchange.inbound.forward, *exchange.key.tenant.upstream_headers],
             stream=request.stream,
+            seconds_max=None if exchange.route is None else exchange.route.timeout_seconds,
         )
         return await relay.relay(exchange, attempt, upstream)
     except NotReached as error:

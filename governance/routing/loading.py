@@ -6,10 +6,22 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from governance.pricing.rates import ModelFacts
-from governance.routing.document import Policy
+from governance.routing.document import Actions, Policy, Rule
 from governance.routing.router import CompiledInput, Router, compile_router
 
 log = logging.getLogger(__name__)
+
+UNREADABLE = Policy(
+    rules=(
+        Rule(
+            name="unreadable policy",
+            then=Actions(
+                deny="A policy of this key was published by another release of Exchequer, which this one "
+                "cannot read. Ask your administrator to publish it again, or to roll it back."
+            ),
+        ),
+    )
+)
 
 LOAD_POLICIES = """
 SELECT policy.id, version.id, policy.scope, policy.scope_ref, version.document::text,
@@ -34,7 +46,7 @@ class Routers:
         self._rows = {(scope, ref): (policy, version, text) for policy, version, scope, ref, text, _ in rows}
         self._team_ids = rows[0][5] if rows else {}
         self._models = models
-        self._routers: dict[tuple[int, ...], Router | None] = {}
+        self._routers: dict[tuple[int, ...], Router] = {}
 
     def reaching(self, *, team_id: int | None, lineage_id: int) -> Router | None:
         """The router of a key: its own policy's rules, its team's, its tenant's. None without any."""
@@ -44,26 +56,22 @@ class Routers:
             return None
         versions = tuple(version for _, version, _ in found)
         if versions not in self._routers:
-            policies = [read for row in found if (read := _read(*row)) is not None]
-            self._routers[versions] = self._compiled(policies)
+            policies = [_read(*row) for row in found]
+            self._routers[versions] = compile_router(policies, models=self._models, team_ids=self._team_ids)
         return self._routers[versions]
 
-    def _compiled(self, policies: list[CompiledInput]) -> Router | None:
-        if not policies:
-            return None
-        return compile_router(policies, models=self._models, team_ids=self._team_ids)
 
-
-def _read(policy_id: int, version_id: int, document: str) -> CompiledInput | None:
-    """None for what this release cannot read, which another release published: calls go without it, because
-    a call without a policy is within its budgets still, and no call at all is worse."""
+def _read(policy_id: int, version_id: int, document: str) -> CompiledInput:
+    """What this release cannot read, because another one published it, denies every call: nobody knows what
+    it forbids."""
     try:
-        return CompiledInput(policy_id, version_id, msgspec.json.decode(document, type=Policy))
+        policy = msgspec.json.decode(document, type=Policy)
     except msgspec.ValidationError as error:
         log.error(
-            "Policy %s, version row %s: this release cannot read it (%s); calls go without it.",
+            "Policy %s, version row %s: this release cannot read it (%s); it denies every call.",
             policy_id,
             version_id,
             error,
         )
-        return None
+        policy = UNREADABLE
+    return CompiledInput(policy_id, version_id, policy)

@@ -236,3 +236,27 @@ def test_a_rule_on_budget_use_sees_what_admission_sees(stack: Stack) -> None:
     post(stack, account)
     time.sleep(0.2)
     assert post(stack, account).json()["model"] == HAIKU
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_policy_may_give_upstream_less_time_than_the_operator(
+    stack: Stack, account: Account, stream: bool
+) -> None:
+    """What was sent may have been billed: the call is charged at its bound, never for nothing."""
+    govern(
+        account,
+        """
+        rules:
+          - name: Quick or not at all
+            then: {timeout_seconds: 1}
+        """,
+    )
+    began = time.monotonic()
+    slow = script(chunk_delay_ms=400, deltas=20) if stream else script(latency_ms=8000)
+    response = post(stack, account, {**ASK, "stream": stream}, headers=slow)
+    assert time.monotonic() - began < 6
+    assert response.status_code == (200 if stream else 504)
+    assert "upstream_timeout" in response.text or stream
+    (call,) = account.wait_for_calls(1)
+    assert (call.outcome, call.reason) == ("failed", "upstream_timeout")
+    assert call.cost_nanos > 0
