@@ -9,6 +9,7 @@ import pytest
 from governance.pricing.book import compile_book
 from governance.routing.drafts import check_draft
 from governance.routing.known import Known
+from governance.routing.problems import Problem
 from tests.routing.models import PRICES
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -20,7 +21,11 @@ KNOWN = Known.of_book(
 def checked(source: str) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
     found = check_draft(source, KNOWN)
     assert (found.policy is None) is bool(found.problems)
-    return [[(each.line, each.sentence) for each in some] for some in (found.problems, found.warnings)]  # type: ignore[return-value]
+    return _pairs(found.problems), _pairs(found.warnings)
+
+
+def _pairs(found: tuple[Problem, ...]) -> list[tuple[int, str]]:
+    return [(each.line, each.sentence) for each in found]
 
 
 def problem(body: str) -> str:

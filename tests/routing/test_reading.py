@@ -9,7 +9,7 @@ from textwrap import dedent
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from governance.routing.document import Policy
@@ -59,6 +59,7 @@ def test_the_example_of_the_language_reads() -> None:
     assert (policy.rules[2].when.time.from_, policy.tiers) == ("22:00", {"opus": "claude-opus-5"})
 
 
+@settings(max_examples=20)
 @given(policies=policies)
 def test_json_reads_as_yaml_does(policies: list[Policy]) -> None:
     for policy in policies:
@@ -221,6 +222,7 @@ anything = st.recursive(
 )
 
 
+@settings(max_examples=50)
 @given(rules=st.lists(fields, min_size=1, max_size=3))
 def test_any_shape_is_a_policy_or_has_problems(rules: object) -> None:
     problems_or_none(json.dumps({"rules": rules}))
