@@ -17,7 +17,7 @@ from governance.calls.models import Outcome
 from governance.calls.records import AttemptRecord, CallRecord
 from governance.core.usage import Pass, total_usage
 from governance.desk.items import Held, Settlement, Shrink
-from governance.gateway import call_record, savings
+from governance.gateway import call_record, prompt_caching, savings
 from governance.gateway.charging import Charge, Promise
 from governance.ledger.kinds import Basis
 
@@ -231,6 +231,8 @@ class Attempt:
         """The attempt's and its call's row. Whatever is wrong with what they describe, there are rows: a
         hold that nobody resolves would be held for ever."""
         try:
+            if self.exchange.prompt_prefix is not None and charge is not None and charge.passes:
+                prompt_caching.learn(self.exchange, charge.passes, self.promise.book)
             baseline_nanos = self._baseline(charge)
             attempt = self._record(charge, error)
             call = call_record.of_attempt(self.exchange, attempt, outcome, status, reason, content)

@@ -59,6 +59,7 @@ class Exchange:
         "method",
         "on_leave",
         "path",
+        "prompt_prefix",
         "query",
         "quota",
         "receive",
@@ -100,6 +101,7 @@ class Exchange:
         self.taken: Taken | None = None
         self.quota: Quota | None = None
         self.route: Route | None = None
+        self.prompt_prefix: bytes | None = None
         self.earlier: Earlier | None = None
 
     def read_headers(self, scope: Any) -> None:

@@ -30,6 +30,7 @@ from governance.gateway.exchange import Exchange
 from governance.gateway.kept_replies import KeptReplies
 from governance.gateway.metrics import Metrics
 from governance.gateway.responses import GatewayResponse
+from governance.gateway.rewrites.prompt_cache_memory import Memory
 from governance.gateway.snapshot import SnapshotStore
 from governance.gateway.upstream import Upstream
 from governance.gateway.upstream_quota import Quotas
@@ -86,6 +87,7 @@ class Gateway:
         self.quotas = Quotas()
         self.usage_reports = UsageReports(store)
         self.budget_use = BudgetUse()
+        self.prompt_memory = Memory()
         self.meter = Meter(redis_url, self._live_workers)
         self.metrics = Metrics()
         self.alerts = Alerts()

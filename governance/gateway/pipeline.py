@@ -15,6 +15,7 @@ from governance.gateway import (
     facts,
     idempotency,
     policy,
+    prompt_caching,
     rate_limits,
     relay,
 )
@@ -41,6 +42,8 @@ async def create_message(exchange: Exchange) -> GatewayResponse:
     check_policies(exchange)
     if exchange.inbound.idempotency_key is not None:
         exchange.claim = await idempotency.claim(exchange)
+    if exchange.route is not None and exchange.route.prompt_cache is not None:
+        prompt_caching.mark(exchange)
     promise = worst_case(exchange)
     if exchange.inbound.dry_run:
         return await dry_run.report(exchange, promise)

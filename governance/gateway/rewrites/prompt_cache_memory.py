@@ -55,6 +55,14 @@ class Prefix(msgspec.Struct):
     given_up_until: float = 0.0
 
 
+class Worth(msgspec.Struct, frozen=True):
+    """What was paid more for writing than for plain input, and less for reading. They differ by what the
+    prompt cache saved of the call's cost."""
+
+    premium_nanos: int
+    saved_nanos: int
+
+
 class Turn(msgspec.Struct, frozen=True, gc=False):
     at: float
     goes_on: bool
@@ -125,17 +133,18 @@ class Memory:
         *,
         began: float,
         now: float,
-    ) -> None:
+    ) -> "Worth":
         """What the reply to a marked prompt says was read and written, and what that was worth at the prices
-        of `at`. `began`: when the call did."""
+        of `at`; the worth of this reply alone is returned. `began`: when the call did."""
         prefix, used = self.prefix(digest), total_usage(passes)
         plain_nanos = book.rate([_without_cache(each) for each in passes], at).cost_nanos
         unread_nanos = book.rate([_without_reads(each) for each in passes], at).cost_nanos
         prefix.replies += 1
         prefix.read_tokens += used.cache_read_input_tokens
         prefix.written_tokens += used.cache_creation_input_tokens
-        prefix.premium_nanos += unread_nanos - plain_nanos
-        prefix.saved_nanos += unread_nanos - book.rate(passes, at).cost_nanos
+        worth = Worth(unread_nanos - plain_nanos, unread_nanos - book.rate(passes, at).cost_nanos)
+        prefix.premium_nanos += worth.premium_nanos
+        prefix.saved_nanos += worth.saved_nanos
         if used.cache_read_input_tokens:
             prefix.unread = 0
         elif used.cache_creation_input_tokens:
@@ -146,6 +155,7 @@ class Memory:
                 prefix.unread, prefix.given_up_until = 0, now + GIVEN_UP_SECONDS
         if used.cache_creation_input_tokens:
             prefix.written_at = now
+        return worth
 
     def keeps_changing(self, line: bytes, pieces: Pieces, now: float, ttl_seconds: int) -> str | None:
         """Which part of the prompt changed between this call and the line's last, where that is not new and

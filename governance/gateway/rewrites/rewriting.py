@@ -6,12 +6,15 @@
     concise          an instruction at its end                    concise
     json output      a format for the reply                       json-output
     output           max_tokens, stop sequences                   max-tokens, stop-sequences
-    prompt cache     what is now sent, marked where it pays       prompt-cache(2): so many breakpoints
 
-The model comes first because it decides what the others may do, and the prompt cache last because it looks
-at what is really sent. A rewrite that cannot be made is left out and says why; the others are made all the
-same. The result is read again like any request: it is what is bound, held and sent. Without a rule for any
-of them the request is the very same object.
+The model comes first because it decides what the others may do. A rewrite that cannot be made is left out and
+says why; the others are made all the same. The result is read again like any request: it is what is bound,
+held and sent. Without a rule for any of them the request is the very same object.
+
+`marked` is a step of its own, for when it is known that the call is really sent: an answer that was kept
+needs no prompt cache, and is found by the prompt without marks.
+
+    prompt cache     breakpoints where they pay                   prompt-cache(2): so many
 """
 
 from collections.abc import Callable
@@ -19,7 +22,7 @@ from datetime import datetime
 
 import msgspec
 
-from governance.gateway.request import ABSENT, CacheTtl, Request, RequestRefused
+from governance.gateway.request import ABSENT, Request, RequestRefused
 from governance.gateway.rewrites import history, json_output, model, output, prompt_cache, system
 from governance.gateway.rewrites.binding import bound
 from governance.gateway.rewrites.draft import Draft, NotDone, draft_of
@@ -39,7 +42,6 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
     conversation_model   the model that answered the conversation so far, where that is known: the thinking in
                          its history is that model's
     summary              of what the history window takes away, where somebody made one
-    caller               whose prompt it is; without it nothing is marked for the prompt cache
     """
 
     book: PriceBook
@@ -47,16 +49,13 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
     max_output_tokens: int | None = None
     conversation_model: str | None = None
     summary: str | None = None
-    caller: Caller | None = None
 
 
 class Rewritten(msgspec.Struct, frozen=True):
     """`names` of what was done, in its order; `reasons`: a sentence for each that was not.
 
-    removed_bytes   by how much system prompt and messages became shorter; below zero: longer. Marks for the
-                    prompt cache do not count
-    prompt_prefix   what was marked for the prompt cache: prompt_cache_memory.Memory.learn is told the reply's
-                    usage under it
+    removed_bytes   by how much system prompt and messages became shorter; below zero: longer
+    prompt_prefix   of `marked`: prompt_cache_memory.Memory.learn is told the reply's usage under it
     """
 
     request: Request
@@ -95,15 +94,28 @@ def rewritten(request: Request, route: Route, about: About) -> Rewritten:
         work.ask_for_json(route)
     work.limit(route)
     removed_bytes = _prompt_bytes(first) - _prompt_bytes(work.draft)
-    if route.prompt_cache is not None and about.caller is not None:
-        work.mark(route.prompt_cache, about.caller, request.cache_ttl)
     if work.draft is first:
         return Rewritten(request, reasons=tuple(work.reasons))
     try:
         result = work.draft.request()
     except RequestRefused as error:
         return Rewritten(request, reasons=(*work.reasons, f"the rewritten request is refused: {error}"))
-    return Rewritten(result, tuple(work.names), removed_bytes, tuple(work.reasons), work.prompt_prefix)
+    return Rewritten(result, tuple(work.names), removed_bytes, tuple(work.reasons))
+
+
+def marked(request: Request, terms: PromptCache, book: PriceBook, at: datetime, caller: Caller) -> Rewritten:
+    """The request marked for the prompt cache; `prompt_prefix` says under what its reply is to be learned."""
+    if request.cache_ttl is not None:
+        return Rewritten(request, reasons=("prompt-cache: the client marks its own prompt",))
+    found = prompt_cache.marked(draft_of(request), terms, book.model(request.model), book, at, caller)
+    changing = () if found.changing is None else (f"prompt-cache: {found.changing}",)
+    if isinstance(found.draft, NotDone):
+        return Rewritten(request, reasons=(f"prompt-cache: {found.draft.why}", *changing))
+    try:
+        result = found.draft.request()
+    except RequestRefused as error:
+        return Rewritten(request, reasons=(f"prompt-cache: the marked request is refused: {error}",))
+    return Rewritten(result, (f"prompt-cache({found.breakpoints})",), 0, changing, found.prefix)
 
 
 def has_rewrites(route: Route) -> bool:
@@ -118,7 +130,6 @@ def has_rewrites(route: Route) -> bool:
             route.max_tokens_cap is not None,
             route.max_tokens_set is not None,
             route.stop_sequences,
-            route.prompt_cache is not None,
         )
     )
 
@@ -131,7 +142,6 @@ class _Work:
         self.about = about
         self.names: list[str] = []
         self.reasons: list[str] = []
-        self.prompt_prefix: bytes | None = None
 
     @property
     def target(self) -> ModelFacts | None:
@@ -140,7 +150,7 @@ class _Work:
     def do(self, name: str, rewrite: Callable[[Draft], Draft | NotDone]) -> None:
         before, after = self.draft, rewrite(self.draft)
         if isinstance(after, NotDone):
-            self.reasons.append(f"{name.partition('(')[0]}: {after.why}")
+            self.reasons.append(f"{name}: {after.why}")
         elif after is not before:
             self.draft = after
             self.names.append(name)
@@ -173,7 +183,10 @@ class _Work:
                 takes_prefill=takes is not None and takes.prefill,
             )
 
-        self.do("json-output", rewrite)
+        if takes is not None and takes.structured_output:
+            self.do("json-output", rewrite)
+        else:
+            self.say("json-output", rewrite)
 
     def limit(self, route: Route) -> None:
         cap, replacement = route.max_tokens_cap, route.max_tokens_set
@@ -184,17 +197,6 @@ class _Work:
             self.do("max-tokens", lambda draft: output.output_tokens(draft, cap, replacement, most))
         if route.stop_sequences:
             self.do("stop-sequences", lambda draft: output.stops(draft, route.stop_sequences))
-
-    def mark(self, terms: PromptCache, caller: Caller, client_ttl: CacheTtl) -> None:
-        if client_ttl is not None:
-            self.reasons.append("prompt-cache: the client marks its own prompt")
-            return
-        found = prompt_cache.marked(self.draft, terms, self.target, self.about.book, self.about.at, caller)
-        self.do(f"prompt-cache({found.breakpoints})", lambda _: found.draft)
-        if found.breakpoints:
-            self.prompt_prefix = found.prefix
-        if found.changing is not None:
-            self.reasons.append(f"prompt-cache: {found.changing}")
 
 
 def _prompt_bytes(draft: Draft) -> int:

@@ -3,12 +3,13 @@
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from governance.gateway.request import read_request
 from governance.gateway.rewrites.prompt_cache import Caller
 from governance.gateway.rewrites.prompt_cache_memory import Memory
-from governance.gateway.rewrites.rewriting import About, Rewritten, rewritten
+from governance.gateway.rewrites.rewriting import About, Rewritten, marked, rewritten
 from governance.pricing.book import PriceBook
 from governance.routing.document import History, JsonOutput, PromptCache
 from governance.routing.route import Route, SystemPrompt
@@ -33,12 +34,21 @@ KEEPS_NO_THINKING: dict[str, Any] = {"thinking": False, "model": "claude-opus-4-
 
 
 def sent(book: PriceBook, raw: bytes, route: dict[str, Any]) -> Rewritten:
-    """The third of three calls with it, so that the prompt is no new one."""
-    memory, request = Memory(), read_request(raw)
+    """Rewritten, and where the route wants it marked, as the third of three such calls."""
+    terms = Route(**route)
+    result = rewritten(read_request(raw), terms, About(book=book, at=TODAY))
+    if terms.prompt_cache is None:
+        return result
+    memory = Memory()
     for second in range(3):
-        about = About(book=book, at=TODAY, caller=Caller(memory, b"t", "s", float(second)))
-        result = rewritten(request, Route(**route), about)
-    return result
+        caller = Caller(memory, b"t", "s", float(second))
+        last = marked(result.request, terms.prompt_cache, book, TODAY, caller)
+    return msgspec.structs.replace(
+        result,
+        request=last.request,
+        names=(*result.names, *last.names),
+        reasons=(*result.reasons, *last.reasons),
+    )
 
 
 @pytest.mark.parametrize("route", [*EACH.values(), EVERYTHING], ids=[*EACH, "everything"])

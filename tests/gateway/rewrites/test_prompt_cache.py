@@ -21,11 +21,10 @@ from governance.gateway.rewrites.prompt_cache_memory import (
     UNREAD_MAX,
     Memory,
 )
-from governance.gateway.rewrites.rewriting import About, Rewritten, rewritten
+from governance.gateway.rewrites.rewriting import Rewritten, marked
 from governance.pricing.book import PriceBook
 from governance.pricing.rates import ContractRate
 from governance.routing.document import PromptCache as Terms
-from governance.routing.route import Route
 from governance.simulator.caching import PromptCache
 from tests.gateway.rewrites.bodies import (
     SIGNATURE,
@@ -61,9 +60,7 @@ class Sender:
     def send(self, raw: bytes, after_seconds: float = 10.0, line: str = "faq") -> Rewritten:
         self.now += after_seconds
         caller = Caller(self.memory, self.tenant, line, self.now)
-        result = rewritten(
-            read_request(raw), Route(prompt_cache=self.terms), About(book=self.book, at=TODAY, caller=caller)
-        )
+        result = marked(read_request(raw), self.terms, self.book, TODAY, caller)
         self._answer(result)
         return result
 
@@ -106,17 +103,6 @@ def test_what_was_paid_and_saved_is_what_the_replies_say(book: PriceBook) -> Non
     assert figures.saved_nanos - figures.premium_nanos == sender.unmarked_nanos - sender.cost_nanos
 
 
-def test_without_the_rule_nothing_is_marked_or_remembered(book: PriceBook) -> None:
-    """cases I5: the off switch."""
-    request, memory = read_request(question(1)), Memory()
-    caller = Caller(memory, b"t", "faq", 1.0)
-    for _ in range(3):
-        result = rewritten(request, Route(), About(book=book, at=TODAY, caller=caller))
-        assert result.request is request
-    assert not memory._prefixes
-    assert not memory._turns
-
-
 def test_only_the_marked_block_changes_and_the_text_stays(book: PriceBook) -> None:
     sender = Sender(book)
     for system in (RULES, [{"type": "text", "text": "First."}, {"type": "text", "text": RULES}]):
@@ -140,8 +126,8 @@ def test_tools_are_marked_where_the_system_prompt_is_another_each_time(book: Pri
 
 def test_the_clients_own_breakpoints_are_its_explicit_choice(book: PriceBook) -> None:
     sender = Sender(book)
-    marked = [{"type": "text", "text": RULES, "cache_control": HOUR}]
-    for raw in (question(1, marked), question(1, cache_control=FIVE), claude_code(turns=3)):
+    own = [{"type": "text", "text": RULES, "cache_control": HOUR}]
+    for raw in (question(1, own), question(1, cache_control=FIVE), claude_code(turns=3)):
         for _ in range(3):
             request = read_request(raw)
             result = sender.send(raw)
@@ -162,9 +148,7 @@ def test_a_prompt_is_not_marked_in_vain(book: PriceBook, raw: bytes, gap_seconds
     memory = Memory()
     for number in range(4):
         caller = Caller(memory, b"t", "faq", 1_000.0 + number * gap_seconds)
-        result = rewritten(
-            read_request(raw), Route(prompt_cache=Terms()), About(book=book, at=TODAY, caller=caller)
-        )
+        result = marked(read_request(raw), Terms(), book, TODAY, caller)
         assert result.names == ()
     assert reason in result.reasons[0]
 
