@@ -1,6 +1,7 @@
 """Which model a conversation is on: changing it would throw away its prompt cache and its signed thinking.
 
-A conversation is known by the session that its caller names, else by how it began: its first user message.
+A conversation is known by the model that it asks for, and the session that its caller names, else how it
+began: its first user message.
 Its model is remembered in this process and, for the other workers, in Valkey. Should both have forgotten it,
 its next turn is routed like a new one.
 """
@@ -100,10 +101,11 @@ def _name(conversation: bytes) -> str:
 
 
 def conversation_of(exchange: "Exchange") -> bytes:
-    """16 bytes; never the same for two tenants or two keys."""
-    key = exchange.key
+    """16 bytes; never the same for two tenants or two keys. By what the client sent, whatever a rewrite made
+    of it. A session's agents ask for a model each: those of one model are on one conversation."""
+    key, asked = exchange.key, exchange.asked or exchange.request
     began: object = exchange.session
     if began is None:
-        began = next((turn for turn in exchange.request.fields.messages if turn.role == "user"), None)
-    about = _encode((key.lineage_id, exchange.session is None, began))
+        began = next((turn for turn in asked.fields.messages if turn.role == "user"), None)
+    about = _encode((key.lineage_id, exchange.session is None, began, asked.model))
     return hashlib.sha256(key.tenant.fingerprint_key + about).digest()[:16]

@@ -24,8 +24,6 @@ from governance.routing.route import Route
 if TYPE_CHECKING:
     from governance.gateway.exchange import Exchange
 
-_PROMPT_REWRITES = ("history", "system", "concise")
-
 
 async def decide(exchange: "Exchange") -> GatewayResponse | None:
     """The route of a call, and its request rewritten; a response where a template answers. CallRefused for
@@ -46,12 +44,18 @@ async def decide(exchange: "Exchange") -> GatewayResponse | None:
         raise CallRefused(errors.policy_denied(route.deny))
     if route.answer is not None:
         return template_answer(exchange, route.answer)
-    model, reasons = await _model(exchange, route, facts)
+    on = await _conversation_model(exchange, route, facts)
+    model, reasons = _model(exchange, route, on)
     exchange.route = route = replace(route, model=model)
     sent = rewritten(
         exchange.request,
         route,
-        About(book=key.tenant.book, at=exchange.started_at, max_output_tokens=key.max_output_tokens),
+        About(
+            book=key.tenant.book,
+            at=exchange.started_at,
+            max_output_tokens=key.max_output_tokens,
+            conversation_model=on,
+        ),
     )
     _take(exchange, sent)
     about["rewrites"] = sent.names
@@ -87,14 +91,19 @@ def _about(route: Route) -> dict[str, Any]:
     return {"applied": applied, "why": route.why}
 
 
-async def _model(exchange: "Exchange", route: Route, facts: CallFacts) -> tuple[str | None, list[str]]:
+async def _conversation_model(exchange: "Exchange", route: Route, facts: CallFacts) -> str | None:
+    """The model that the call's conversation is to stay on; None where that is not known, or not wanted."""
+    router = exchange.key.router
+    assert router is not None
+    if not (route.sticky and router.chooses_models) or facts.first_turn or route.budget_forces:
+        return None
+    return await exchange.gateway.conversations.model(conversation_of(exchange))
+
+
+def _model(exchange: "Exchange", route: Route, on: str | None) -> tuple[str | None, list[str]]:
     """Where the call goes, if its request can go there; None: where it asks to. And why it does not go where
-    a rule sends it."""
+    a rule sends it. `on`: the model that its conversation stays on."""
     key, asked = exchange.key, exchange.request.model
-    assert key.router is not None
-    on = None
-    if route.sticky and key.router.chooses_models and not facts.first_turn and not route.budget_forces:
-        on = await exchange.gateway.conversations.model(conversation_of(exchange))
     if on is not None:
         model = on
     elif route.cascade is not None:
@@ -117,10 +126,8 @@ def _take(exchange: "Exchange", sent: Rewritten) -> None:
             exchange.decision["model"] = sent.request.model
         if sent.request.max_tokens != asked.max_tokens:
             exchange.decision["max_tokens"] = sent.request.max_tokens
-    is_trimmed = any(name.startswith(_PROMPT_REWRITES) for name in sent.names)
     exchange.asked_terms = Asked(
         model=asked.model,
         sent_bytes=len(sent.request.body),
-        trimmed_bytes=len(asked.body) - len(sent.request.body) if is_trimmed else 0,
-        injected=any(name.startswith("prompt-cache") for name in sent.names),
+        trimmed_bytes=sent.removed_bytes,
     )
