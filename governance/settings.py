@@ -211,3 +211,10 @@ CELERY_BROKER_URL = REDIS_URL.replace("unix://", "redis+socket://", 1)
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_ACKS_LATE = True
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BEAT_SCHEDULE = {
+    "automatic pauses": {
+        "task": "governance.limits.tasks.tell_of_automatic_pauses",
+        "schedule": 30.0,
+        "options": {"expires": 30},
+    },
+}

@@ -114,6 +114,7 @@ def issue_key(
     max_output_tokens: int | None = None,
     hold_wait_seconds: int = 10,
     clamp_floor_tokens: int | None = None,
+    burn_nanos_per_10_minutes_max: int | None = None,
     unbounded_allowed: bool = False,
     as_asked_allowed: bool = False,
     actor: Actor | None = None,
@@ -133,6 +134,7 @@ def issue_key(
         max_output_tokens=max_output_tokens,
         hold_wait_seconds=hold_wait_seconds,
         clamp_floor_tokens=clamp_floor_tokens,
+        burn_nanos_per_10_minutes_max=burn_nanos_per_10_minutes_max,
         unbounded_allowed=unbounded_allowed,
         as_asked_allowed=as_asked_allowed,
     )
@@ -153,6 +155,7 @@ CHANGEABLE_SETTINGS = (
     "max_output_tokens",
     "hold_wait_seconds",
     "clamp_floor_tokens",
+    "burn_nanos_per_10_minutes_max",
     "unbounded_allowed",
     "as_asked_allowed",
 )
@@ -237,6 +240,7 @@ def key_facts(key: ApiKey) -> dict[str, object]:
         "max_output_tokens": key.max_output_tokens,
         "hold_wait_seconds": key.hold_wait_seconds,
         "clamp_floor_tokens": key.clamp_floor_tokens,
+        "burn_nanos_per_10_minutes_max": key.burn_nanos_per_10_minutes_max,
         "unbounded_allowed": key.unbounded_allowed,
         "as_asked_allowed": key.as_asked_allowed,
     }

@@ -203,6 +203,12 @@ class ApiKey(models.Model):
         help_text="A call that does not fit in a budget is made with fewer max_tokens, but not with fewer "
         "than this; empty refuses it.",
     )
+    burn_nanos_per_10_minutes_max = models.BigIntegerField(
+        null=True,
+        blank=True,
+        help_text="A key whose calls of the last ten minutes cost more is paused by itself, until a person "
+        "resumes it; empty never pauses.",
+    )
     unbounded_allowed = models.BooleanField(
         default=False,
         help_text="Let calls pass whose worst case has no bound. Such calls can overspend a hard budget.",
@@ -240,6 +246,10 @@ class ApiKey(models.Model):
                 condition=Q(clamp_floor_tokens=None) | Q(clamp_floor_tokens__gte=1), name="apikey_clamp_floor"
             ),
             models.CheckConstraint(
+                condition=Q(burn_nanos_per_10_minutes_max=None) | Q(burn_nanos_per_10_minutes_max__gte=1),
+                name="apikey_burn",
+            ),
+            models.CheckConstraint(
                 condition=_sql_rule(
                     "exchequer_are_tags",
                     F("default_tags"),
@@ -256,6 +266,13 @@ class ApiKey(models.Model):
             ),
             models.CheckConstraint(condition=~Q(name=""), name="apikey_is_named"),
             _without_control_characters("apikey", "name", "revoked_reason"),
+        ]
+        indexes: ClassVar[list[models.Index]] = [
+            models.Index(
+                fields=["lineage_id"],
+                condition=Q(burn_nanos_per_10_minutes_max__isnull=False),
+                name="apikey_with_a_burn_limit",
+            ),
         ]
 
     def __str__(self) -> str:
@@ -322,6 +339,15 @@ class Pause(models.Model):
         settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, editable=False, related_name="+"
     )
     ended_at = models.DateTimeField(null=True, editable=False)
+    is_automatic = models.BooleanField(
+        default=False,
+        db_default=False,
+        editable=False,
+        help_text="Nobody paused it; it spent too fast.",
+    )
+    told_at = models.DateTimeField(
+        null=True, editable=False, help_text="When an automatic pause was mailed to the tenant's people."
+    )
 
     objects = TenantScopedManager()
 

@@ -80,10 +80,12 @@ def pause(
     scope: str = Scope.TENANT,
     ref: str = "",
     began_by: User | None = None,
+    is_automatic: bool = False,
     actor: Actor | None = None,
 ) -> Pause:
     """Refuse the calls of that scope from now on. `ref`: the id of the team's or key's row, "name=value" of a
-    tag, "" for the tenant. A pause of a key holds for every key of its lineage.
+    tag, "" for the tenant. A pause of a key holds for every key of its lineage. One that `is_automatic` is
+    mailed to the tenant's people (governance/limits/telling.py).
 
     PauseRefused for a target of another tenant and for what is paused already; ValidationError for a reason
     that is empty or too long.
@@ -92,6 +94,7 @@ def pause(
     if find_pause(tenant, scope=scope, ref=ref) is not None:
         raise PauseRefused("That is paused already; resume it first, to give another reason.")
     row = Pause(tenant=tenant, scope=scope, scope_ref=kept_ref, reason=reason, began_by=began_by)
+    row.is_automatic = is_automatic
     row.full_clean()
     with transaction.atomic():
         row.save(force_insert=True)

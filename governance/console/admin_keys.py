@@ -21,7 +21,7 @@ from governance.console.access import Access, access_of, actor_of
 from governance.console.admin_tenants import managed_tenants
 from governance.console.base import ConsoleAdmin
 from governance.console.display import STATE_LABELS, code
-from governance.console.fields import TagsField
+from governance.console.fields import TagsField, UsdField
 from governance.console.pages import form_page, posted
 from governance.console.site import console_site
 from governance.core.clock import utcnow
@@ -46,6 +46,13 @@ class KeyForm(ModelForm):
     default_tags = TagsField(
         required=False,
         help_text="Tags of every call with this key, one name=value a line; a call may add others.",
+    )
+
+    burn_nanos_per_10_minutes_max = UsdField(
+        label="Most in ten minutes (USD)",
+        required=False,
+        help_text="A key whose calls of the last ten minutes cost more is paused by itself, and the tenant's "
+        "administrators get an e-mail; a person resumes it. Empty never pauses.",
     )
 
     def clean(self) -> dict[str, Any]:
@@ -99,6 +106,7 @@ class ApiKeyAdmin(ConsoleAdmin):
             "max_output_tokens",
             "hold_wait_seconds",
             "clamp_floor_tokens",
+            "burn_nanos_per_10_minutes_max",
             "allowed_models",
             "unbounded_allowed",
             "as_asked_allowed",

@@ -22,6 +22,7 @@ from governance.desk.sweeper import Sweeper
 from governance.gateway import call_record
 from governance.gateway.alerts import Alerts
 from governance.gateway.body import BodyBudget
+from governance.gateway.breaker import Breaker
 from governance.gateway.budget_use import BudgetUse
 from governance.gateway.conversations import Conversations
 from governance.gateway.earlier import Earlier
@@ -41,6 +42,7 @@ from governance.valkey.link import Link
 log = logging.getLogger(__name__)
 
 PUBLISH_SECONDS = 1.0
+BREAKER_SECONDS = 2.0
 STOP_GRACE_SECONDS = 10.0
 LIVE_WORKERS = "SELECT count(*) FROM desk_workerlease WHERE swept_at IS NULL"
 OPEN_HOLDS = """
@@ -91,6 +93,7 @@ class Gateway:
         self.meter = Meter(redis_url, self._live_workers)
         self.metrics = Metrics()
         self.alerts = Alerts()
+        self.breaker = Breaker(store, BREAKER_SECONDS)
         self.unended: dict[UUID, Earlier] = {}
         self._publisher: asyncio.Task[None] | None = None
 
@@ -141,6 +144,7 @@ class Gateway:
         await self.store.start()
         await self.desk.start()
         self.sweeper.start()
+        self.breaker.start()
         self._publisher = asyncio.create_task(self._publish(), name="metrics")
 
     async def stop(self) -> None:
@@ -148,6 +152,7 @@ class Gateway:
         if self._publisher:
             self._publisher.cancel()
         await self._persist_alerts()
+        await self.breaker.stop()
         await self.sweeper.stop()
         await self.upstream.stop()
         await self.meter.stop()

@@ -28,6 +28,7 @@ def issue_form(house: House, **changes: object) -> dict[str, object]:
         "max_output_tokens": 4096,
         "hold_wait_seconds": 25,
         "clamp_floor_tokens": 512,
+        "burn_nanos_per_10_minutes_max": "12.50",
     } | changes
 
 
@@ -52,6 +53,7 @@ def test_a_new_keys_text_is_shown_once_and_kept_nowhere(
     limits = ("max_output_tokens", "hold_wait_seconds", "clamp_floor_tokens", "unbounded_allowed")
     assert key.allowed_models == ["claude-haiku-5-5"]
     assert tuple(getattr(key, name) for name in limits) == (4096, 25, 512, False)
+    assert key.burn_nanos_per_10_minutes_max == 12_500_000_000
     assert "no-store" in shown.headers["cache-control"]
     later = [
         client.get(reverse("admin:tenants_apikey_change", args=[key.pk])).content.decode(),

@@ -24,6 +24,7 @@ BAD_KEYS = {
     "max_output_tokens": [0, -1],
     "hold_wait_seconds": [-1, 301],
     "clamp_floor_tokens": [0, -1],
+    "burn_nanos_per_10_minutes_max": [0, -1],
     "revoked_reason": ["revoked without a time"],
     "name": ["", "nul-like\u0001"],
     "default_tags": [

@@ -7,6 +7,7 @@ from typing import Any
 from django.core.management.base import CommandParser
 
 from governance.core.clock import utcnow
+from governance.core.money import usd_to_nanos
 from tenants.keys import issue_key
 from tenants.lookups import find_team, find_tenant
 from tenants.management.base import PlatformCommand
@@ -34,6 +35,12 @@ class Command(PlatformCommand):
             type=int,
             help="let a call that does not fit be made with fewer max_tokens, but not with fewer than this",
         )
+        parser.add_argument(
+            "--burn-usd-per-10-minutes-max",
+            type=usd_to_nanos,
+            metavar="USD",
+            help="pause the key by itself when its calls of ten minutes cost more",
+        )
         parser.add_argument("--json", action="store_true", help='print {"id": …, "key": …}')
 
     def work(self, **options: Any) -> str:
@@ -47,6 +54,7 @@ class Command(PlatformCommand):
             max_output_tokens=options["max_output_tokens"],
             hold_wait_seconds=options["hold_wait_seconds"],
             clamp_floor_tokens=options["clamp_floor_tokens"],
+            burn_nanos_per_10_minutes_max=options["burn_usd_per_10_minutes_max"],
             actor=self.actor,
         )
         if options["json"]:
