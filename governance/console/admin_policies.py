@@ -32,6 +32,7 @@ from governance.console.site import console_site
 from governance.routing.changes import changed_rules
 from governance.routing.drafts import as_document, check_draft
 from governance.routing.models import PolicyVersion, RoutingPolicy, Scope
+from governance.routing.naming import known_of
 from governance.routing.policies import (
     Outcome,
     PolicyRefused,
@@ -151,7 +152,8 @@ class RoutingPolicyAdmin(ConsoleAdmin):
         policy = context.get("original")
         if "draft" in form.fields and (policy is None or self.has_change_permission(request, policy)):
             text = form["draft"].value() or ""
-            form.fields["draft"].widget.checked = context["checked"] = check_draft(text)
+            known = None if policy is None else known_of(policy)
+            form.fields["draft"].widget.checked = context["checked"] = check_draft(text, known)
         return super().render_change_form(request, context, *args, **kwargs)
 
     # --- Publishing ---
@@ -170,7 +172,7 @@ class RoutingPolicyAdmin(ConsoleAdmin):
                 form.add_error(None, str(error))
             else:
                 return self._done(request, outcome, f"{outcome.policy.live} is live.")
-        checked = check_draft(policy.draft)
+        checked = check_draft(policy.draft, known_of(policy))
         document = None if checked.policy is None else as_document(checked.policy)
         live = policy.live
         is_live = live is not None and (live.source, live.document) == (policy.draft, document)

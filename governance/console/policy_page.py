@@ -10,6 +10,7 @@ from governance.console.display import when
 from governance.routing.changes import HasSource, changed_rules
 from governance.routing.drafts import check_draft
 from governance.routing.models import PolicyVersion, RoutingPolicy
+from governance.routing.naming import known_of
 
 VERSIONS_SHOWN = 200
 CONTEXT_LINES = 3
@@ -25,7 +26,7 @@ class Draft:
 
 def page_context(policy: RoutingPolicy, *, may_change: bool) -> dict[str, Any]:
     """Above and beneath the form (templates/console/policy_top.html, policy_versions.html)."""
-    checked = check_draft(policy.draft)
+    checked = check_draft(policy.draft, known_of(policy))
     live = policy.live
     return {
         "checked": checked,

@@ -15,6 +15,7 @@ from governance.audit.events import SYSTEM, Actor
 from governance.routing.document import Policy
 from governance.routing.drafts import Problem, as_document, check_draft
 from governance.routing.models import SOURCE_LENGTH_MAX, PolicyVersion, RoutingPolicy, Scope
+from governance.routing.naming import known_of
 from governance.routing.telling import Done, Told, tell_key_holders
 from tenants.models import ApiKey, Team, Tenant
 from tenants.scope import tenant_scope
@@ -101,7 +102,7 @@ def publish(policy: RoutingPolicy, *, note: str = "", seen: str = "", actor: Act
     """
     with transaction.atomic(), tenant_scope(policy.tenant_id):
         locked = _lock(policy, seen)
-        checked = check_draft(locked.draft)
+        checked = check_draft(locked.draft, known_of(locked))
         if checked.policy is None:
             raise DraftRefused(checked.problems)
         document = as_document(checked.policy)

@@ -8,6 +8,7 @@ from django.core.management.base import CommandError, CommandParser
 from governance.routing.drafts import Problem, check_draft
 from governance.routing.management.target import add_target_arguments, policy_target
 from governance.routing.models import RoutingPolicy
+from governance.routing.naming import known_to
 from governance.routing.policies import (
     NothingChanged,
     PolicyRefused,
@@ -35,13 +36,13 @@ class Command(PlatformCommand):
         )
 
     def work(self, **options: Any) -> str:
-        policy_target(options)  # nobody's is refused first
+        tenant, _, _ = policy_target(options)  # nobody's is refused first
         path = Path(options["file"])
         try:
             source = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise CommandError(f"{path} cannot be read: {error}.") from None
-        checked = check_draft(source)
+        checked = check_draft(source, known_to(tenant.pk))
         if checked.policy is None:
             raise CommandError(_listed(path, checked.problems))
         if checked.warnings:
