@@ -23,7 +23,7 @@ from governance.desk.items import (
     Refused,
 )
 from governance.desk.memo import make_memo
-from governance.gateway import errors
+from governance.gateway import errors, other_model
 from governance.gateway.attempt import Attempt
 from governance.gateway.body import ClientLeft
 from governance.gateway.bound import worst_case
@@ -38,6 +38,7 @@ from governance.gateway.waiting import AskAgain, wait_for_room
 
 PERIOD_TRIES_MAX = 3
 """A period may end while a call is being admitted, by a database clock that is not ours."""
+BUDGET_REASONS = ("budget_held", "budget_exhausted", "budget_subjects_full")
 HELD_RETRY_SECONDS, WAITED_RETRY_SECONDS = 2, 5
 """Who has waited in vain should not be the first in the queue again at once."""
 
@@ -89,6 +90,10 @@ async def hold(
             promise, since = answer
             memo = _memo(exchange, promise, purpose)
             continue
+        if not answer.closed and waits and exchange.route is not None:
+            cheaper = await _place_cheaper(exchange, order)
+            if cheaper is not None:
+                return cheaper
         refusing = period_ids.index(answer.period_id)
         if not answer.closed:
             raise _refused(exchange, answer, legs[refusing], rows[refusing], promise.held_nanos)
@@ -162,6 +167,33 @@ async def _place_less(exchange: Exchange, order: PlaceHold, refused: Refused) ->
             return answer
         room_nanos = answer.room_nanos
     return refused
+
+
+async def _place_cheaper(exchange: Exchange, order: PlaceHold) -> Attempt | None:
+    """The call with its policy's `on_exhausted` model, which has a worst case and budgets of its own; it does
+    not wait again. None, and the request as it was, where that is not cheaper or does not fit either."""
+    assert exchange.route is not None
+    model, asked = exchange.route.on_exhausted, exchange.request.model
+    if model is None or model == asked:
+        return None
+    request = other_model.request_for(exchange, model)
+    if isinstance(request, str):
+        exchange.decision["degrade_not"] = f"{model} ({request})"
+        return None
+    before = other_model.ask_instead(exchange, request)
+    try:
+        promise = worst_case(exchange)
+        if promise.held_nanos < order.amount_nanos:
+            attempt = await hold(exchange, promise, waits=False)
+            exchange.decision["degraded_from"] = asked
+            return attempt
+        exchange.decision["degrade_not"] = f"{model} (not_cheaper)"
+    except CallRefused as error:
+        if error.refusal.reason not in BUDGET_REASONS:
+            raise
+        exchange.decision["degrade_not"] = f"{model} ({error.refusal.reason})"
+    other_model.undo(exchange, before)
+    return None
 
 
 def _refused(exchange: Exchange, answer: Refused, leg: Leg, row: PeriodRow, needed_nanos: int) -> CallRefused:

@@ -206,6 +206,14 @@ class Attempt:
         if exchange.taken is not None:
             exchange.taken.close(exchange.earlier.passes if exchange.earlier is not None else None)
 
+    def void_now(self) -> bool:
+        """The void that was noted, if any: the call ends with it."""
+        noted, self.may_go_on = self.voided, False
+        if noted is None:
+            return False
+        self.void(noted.proof, status=noted.status, reason=noted.reason)
+        return True
+
     def leave_to_the_sweeper(self) -> None:
         """Its lease was swept: what it is charged, and its call's row, come with the sweeper's settlement."""
         self.resolved = True

@@ -1,7 +1,7 @@
 """The path of one call: read this first.
 
 Each step either fills in the exchange or ends the call with CallRefused (errors.py). Once money is held, the
-attempt is resolved exactly once, whatever happens: by `relay`, by what is caught here, or by the `finally`.
+attempt is resolved exactly once, whatever happens: by `relay`, or by what is caught here and in sending.py.
 """
 
 from msgspec.structs import replace
@@ -12,12 +12,13 @@ from governance.gateway import (
     call_record,
     dry_run,
     errors,
-    facts,
+    fallbacks,
     idempotency,
     policy,
     prompt_caching,
     rate_limits,
     relay,
+    sending,
 )
 from governance.gateway.attempt import Attempt
 from governance.gateway.authentication import check_again, check_pauses
@@ -101,28 +102,9 @@ async def refused_meanwhile(exchange: Exchange, attempt: Attempt) -> Refusal | N
 
 async def send(exchange: Exchange, attempt: Attempt) -> GatewayResponse:
     """The call that is paid for: out, and its answer back."""
-    try:
-        request = exchange.request
-        facts.begin(exchange)
-        upstream = await exchange.gateway.upstream.send(
-            "POST",
-            exchange.path,
-            query=exchange.query,
-            body=request.body,
-            headers=[*exchange.inbound.forward, *exchange.key.tenant.upstream_headers],
-            stream=request.stream,
-            seconds_max=None if exchange.route is None else exchange.route.timeout_seconds,
-        )
-        return await relay.relay(exchange, attempt, upstream)
-    except NotReached as error:
-        attempt.void(f"no connection was made: {error}", status=502, reason="upstream_unreachable")
-        return envelope(errors.UPSTREAM_UNREACHABLE, str(exchange.id))
-    except (Lost, TimedOut) as error:
-        return relay.unknown_outcome(exchange, attempt, error)
-    except BaseException as error:
-        charge = attempt.promise.full_hold(f"outcome unknown: {type(error).__name__}")
-        attempt.charge(charge, outcome=Outcome.FAILED, status=500, reason="internal")
-        raise
+    if exchange.route is not None and exchange.route.fallbacks:
+        return await fallbacks.send(exchange, attempt)
+    return await sending.send(exchange, attempt)
 
 
 async def relay_free(exchange: Exchange) -> GatewayResponse:

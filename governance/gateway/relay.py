@@ -84,6 +84,15 @@ def response_headers(exchange: Exchange, upstream: aiohttp.ClientResponse) -> li
     return headers
 
 
+def say_decision_again(exchange: Exchange, response: GatewayResponse) -> None:
+    """More was decided after upstream's answer was made ready for the client."""
+    name = b"exchequer-decision"
+    response.wire_headers = [
+        (given, exchange.decision_text.encode() if given == name and value.startswith(b"allowed") else value)
+        for given, value in response.wire_headers
+    ]
+
+
 def _header_value(text: str | None) -> bytes:
     """A text that came from outside, as it may stand in a header: a line break would begin another one."""
     return (text or "").encode("ascii", "replace").translate(_VISIBLE)
