@@ -26,7 +26,7 @@ COMPLEXITY: Final = keywords(
         "complexity", "concurrency", "contract", "critique", "debug", "derive", "design", "diagnose",
         "edge cases", "evaluate", "hypothesis", "implement", "implications", "investigate", "legal",
         "migrate", "optimise", "optimize", "plan", "proof", "prove", "reason through", "refactor",
-        "research", "review", "root cause", "security", "step by step", "strategy", "synthesise",
+        "research", "root cause", "security", "step by step", "strategy", "synthesise",
         "synthesize", "theorem", "trade off", "trade offs", "tradeoff", "tradeoffs", "vulnerability",
     )
 )  # fmt: skip

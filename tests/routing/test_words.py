@@ -1,0 +1,109 @@
+"""Keywords are whole words in any case; captures are what stands in their place, and nothing else."""
+
+import time
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from governance.routing.captures import Captures
+from governance.routing.facts import TEXT_BYTES_MAX
+from governance.routing.words import Keyword, Words
+from tests.routing import naive
+
+
+def has(text: str, keyword: str) -> bool:
+    wanted = Keyword(keyword)
+    return Words(text, frozenset([wanted.first])).has(wanted)
+
+
+@pytest.mark.parametrize(
+    ("text", "keyword", "found"),
+    [
+        ("A poem, please", "poem", True),
+        ("A POEM!", "Poem", True),
+        ("poems", "poem", False),
+        ("a_poem", "poem", False),
+        ("Write a “poem” – now", "poem", True),
+        ("the data-base", "data base", True),
+        ("the data, and base", "data base", False),
+        ("STRASSE", "straße", True),
+        ("Ä É", "é", True),
+        ("東京の天気", "天気", True),
+        ("東京の天気", "大阪", False),
+        ("", "poem", False),
+        ("step by\n\nstep", "step by step", True),
+        ("node.js", "node.js", True),
+    ],
+)
+def test_keywords_are_whole_words_in_any_case(text: str, keyword: str, found: bool) -> None:
+    assert has(text, keyword) is found
+
+
+@given(text=st.text(max_size=60), keyword=st.text(alphabet="abAB éß-'“ \u00a0", min_size=2, max_size=8))
+def test_a_keyword_is_found_where_a_naive_reading_finds_it(text: str, keyword: str) -> None:
+    words = naive.re.findall(r"\w+", f"{text} {keyword} {text}".casefold())
+    if Keyword(keyword).first:
+        assert has(f"{text} {keyword} {text}", keyword)
+        assert has(text, keyword) is naive.said(keyword, naive.re.findall(r"\w+", text.casefold()))
+    assert Words(f"{text} {keyword} {text}").count == len(words)
+
+
+def test_no_more_of_a_message_is_read_than_is_meant_to_be() -> None:
+    assert abs(Words("word " * 100_000).count - 100_000) < 100
+    assert not has("x" * TEXT_BYTES_MAX + " last", "last")
+
+
+@pytest.mark.parametrize(
+    ("phrase", "message", "found"),
+    [
+        ("{number} points", "Give me 5 points, then 7 points", "5"),
+        ("{number} points", "Give me five points", None),
+        ("{number} points", "5points", None),
+        ("in {number} words", "Say it IN 20\nwords", "20"),
+        ("in {number} words", "in 20", None),
+        ("{number} points", "points 5", None),
+        ("{number} points", "1234567890 points", None),
+        ("{number} points", "٣ points", None),
+        ("tone: {word}", "Tone:   Friendly, please", "Friendly"),
+        ("tone: {word}", "tone:", None),
+        ("{word} style", f"{'x' * 41} style", None),
+        ("{number}", "on 3 May", "3"),
+        ("{number} points", "", None),
+    ],
+)
+def test_a_capture_is_what_stands_in_its_place(phrase: str, message: str, found: str | None) -> None:
+    filled = Captures("<{x}>", {"x": phrase}).fill(message)
+    assert filled == (None if found is None else f"<{found}>")
+
+
+def test_a_text_has_all_its_captures_or_is_not_used() -> None:
+    captures = Captures(
+        'Give {n} points in a {tone} tone, as {"json": 1} or {other}.',
+        {"n": "{number} points", "tone": "be {word}"},
+    )
+    assert captures.fill("5 points, be kind") == 'Give 5 points in a kind tone, as {"json": 1} or {other}.'
+    assert captures.fill("5 points") is None
+
+
+def test_what_was_captured_is_not_filled_in_again() -> None:
+    captures = Captures("{a} {b}", {"a": "first {word}", "b": "second {word}"})
+    assert captures.fill("first b second a") == "b a"
+
+
+def test_captures_take_time_in_line_with_the_message() -> None:
+    """The worst message for the phrase: every word could begin it. A factor of 8 is far from 4 squared."""
+    captures = Captures("{x}", {"x": "a a a a a a a a a a a a a a a a a a a a a a a a a a a {number}"})
+
+    def seconds(words: int) -> float:
+        message = "a " * words
+        best = []
+        for _ in range(5):
+            begun = time.perf_counter()
+            captures.fill(message)
+            best.append(time.perf_counter() - begun)
+        return min(best)
+
+    timings = [seconds(words) for words in (500, 2_000, 8_000)]
+    assert all(later < 8 * earlier for earlier, later in pairwise(timings))
