@@ -8,6 +8,7 @@ from typing import Any
 
 from governance.simulator.catalogue import Model, find_model
 from governance.simulator.errors import invalid
+from governance.simulator.signing import check_signatures
 
 VERSIONS = ("2023-06-01", "2026-10-21")
 SAMPLING_FIELDS = ("temperature", "top_p", "top_k")
@@ -31,6 +32,7 @@ def check_body(body: Any, version: str, *, counting: bool = False) -> Model:
     _check_options(body)
     _check_tools(body, model)
     _check_thinking(body, model)
+    check_signatures(body, model.id)
     if version >= "2026-10-21":
         for name in SAMPLING_FIELDS:
             if name in body:

@@ -1,7 +1,5 @@
 """What the simulator says: content, stop reason and usage of a reply, the same for the same request."""
 
-import base64
-import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +9,7 @@ from governance.simulator.caching import CacheSplit
 from governance.simulator.catalogue import Model
 from governance.simulator.samples import sample
 from governance.simulator.script import Script, ToolUse
+from governance.simulator.signing import signature
 from governance.simulator.tokens import bytes_of_tokens, tokens_of_block, tokens_of_bytes
 
 ECHO_CHARACTERS_MAX = 200
@@ -193,9 +192,8 @@ def _thinking_block(body: dict[str, Any], model: Model, tokens: int, seed: bytes
     thinking = body.get("thinking") or {}
     default = "summarized" if thinking.get("type") == "enabled" else "omitted"
     shown = thinking.get("display", default) != "omitted"
-    signature = base64.b64encode(hashlib.blake2b(seed + model.id.encode()).digest() * 2).decode()
     text = _filler(bytes_of_tokens(tokens, model.tokenizer), seed).strip() if shown else ""
-    return {"type": "thinking", "thinking": text, "signature": signature}
+    return {"type": "thinking", "thinking": text, "signature": signature(body, model.id, seed)}
 
 
 def _tool_call(body: dict[str, Any], script: Script) -> ToolUse | None:
