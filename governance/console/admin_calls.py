@@ -24,6 +24,7 @@ from governance.console.display import STATE_LABELS, call_link, short_usd, when
 from governance.console.fields import UsdField
 from governance.console.keyset import FactAdmin, WindowFilter, parse_id
 from governance.console.pages import form_page, posted
+from governance.console.prompt_cache_page import prompt_cache_context
 from governance.console.site import console_site
 from governance.core.money import format_usd
 from governance.desk.corrections import CreditRefused, credit_call
@@ -96,6 +97,7 @@ class CreditForm(forms.Form):
 @admin.register(Call, site=console_site)
 class CallAdmin(NamedRowsAdmin):
     list_display = ("time", "state", "served", "key", "tenant", "reason", "cost", "took")
+    actions_list = ("prompt_cache",)
     actions_detail = ("credit",)
     list_filter = (WindowFilter, OutcomeFilter, TenantFilter)
     list_filter_options = {**FactAdmin.list_filter_options, "outcome": {"horizontal": True, "label": None}}
@@ -171,6 +173,17 @@ class CallAdmin(NamedRowsAdmin):
             explanation="A credit in the ledger, in the periods that the call was charged to. Its budgets "
             "have as much more left at once.",
         )
+
+    @action(description="Prompt cache", url_path="prompt-cache", icon="bolt")
+    def prompt_cache(self, request: HttpRequest) -> HttpResponse:
+        """What marking prompts for the prompt cache brought, and what keeps prompts from it."""
+        context = {
+            **self.admin_site.each_context(request),
+            **prompt_cache_context(access_of(request)),
+            "title": "Prompt cache",
+            "opts": self.opts,
+        }
+        return TemplateResponse(request, "console/prompt_cache.html", context)
 
     @display(description="Outcome", label=STATE_LABELS)
     def state(self, call: Call) -> str:

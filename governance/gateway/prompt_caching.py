@@ -7,6 +7,7 @@ from hashlib import sha256
 from time import monotonic
 from typing import TYPE_CHECKING
 
+import msgspec
 from msgspec.structs import replace
 
 from governance.core.usage import Pass
@@ -54,6 +55,5 @@ def learn(exchange: "Exchange", passes: tuple[Pass, ...], book: PriceBook) -> No
     exchange.decision["prompt_cache"] = {
         # Of the tenant's own digest once more, so that what is on a page is no key to the memory.
         "prefix": sha256(prefix).hexdigest()[:12],
-        "premium_nanos": worth.premium_nanos,
-        "saved_nanos": worth.saved_nanos,
+        **msgspec.structs.asdict(worth),
     }

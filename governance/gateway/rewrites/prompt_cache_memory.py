@@ -56,9 +56,11 @@ class Prefix(msgspec.Struct):
 
 
 class Worth(msgspec.Struct, frozen=True):
-    """What was paid more for writing than for plain input, and less for reading. They differ by what the
-    prompt cache saved of the call's cost."""
+    """Of one reply: tokens read and written, what was paid more for writing them than for plain input, and
+    less for reading. The difference of the two is what the prompt cache saved of the call's cost."""
 
+    read_tokens: int
+    written_tokens: int
     premium_nanos: int
     saved_nanos: int
 
@@ -140,9 +142,14 @@ class Memory:
         plain_nanos = book.rate([_without_cache(each) for each in passes], at).cost_nanos
         unread_nanos = book.rate([_without_reads(each) for each in passes], at).cost_nanos
         prefix.replies += 1
-        prefix.read_tokens += used.cache_read_input_tokens
-        prefix.written_tokens += used.cache_creation_input_tokens
-        worth = Worth(unread_nanos - plain_nanos, unread_nanos - book.rate(passes, at).cost_nanos)
+        worth = Worth(
+            used.cache_read_input_tokens,
+            used.cache_creation_input_tokens,
+            unread_nanos - plain_nanos,
+            unread_nanos - book.rate(passes, at).cost_nanos,
+        )
+        prefix.read_tokens += worth.read_tokens
+        prefix.written_tokens += worth.written_tokens
         prefix.premium_nanos += worth.premium_nanos
         prefix.saved_nanos += worth.saved_nanos
         if used.cache_read_input_tokens:

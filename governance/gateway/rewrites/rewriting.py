@@ -169,6 +169,8 @@ class _Work:
         if self.draft is not before:
             gone = len(before.fields.messages) - len(self.draft.fields.messages)
             self.names[-1] = f"history(-{gone})"
+            if terms.summarise and self.about.summary is None:
+                self.reasons.append("history: what was cut is not summarised, because there is no summary")
 
     def ask_for_json(self, route: Route) -> None:
         terms, target = route.json_output, self.target

@@ -133,6 +133,13 @@ def test_a_summary_stands_in_the_first_message_and_not_in_the_system_prompt(book
     assert history.text_to_summarise(read_request(chat(19)).fields, TERMS) is None
 
 
+def test_a_cut_that_should_be_summarised_and_is_not_says_so(book: PriceBook) -> None:
+    terms = History(summarise=True)
+    assert "not summarised" in apply(chat(25), book, history=terms).reasons[0]
+    assert apply(chat(25), book, summary="They spoke of ducks.", history=terms).reasons == ()
+    assert apply(chat(19), book, history=terms).reasons == ()
+
+
 def test_a_summary_goes_before_the_blocks_of_the_first_message(book: PriceBook) -> None:
     messages = json.loads(chat(21))["messages"]
     messages[10]["content"] = [{"type": "text", "text": "Hi", "cache_control": {"type": "ephemeral"}}]
