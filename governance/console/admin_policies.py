@@ -27,6 +27,7 @@ from governance.console.policy_page import (
     urls_of,
     version_rows,
 )
+from governance.console.policy_preview import SAMPLE_BODY, PreviewForm, live_text, previewed
 from governance.console.policy_rights import may_change_policy, visible_policies
 from governance.console.site import console_site
 from governance.routing.changes import changed_rules
@@ -57,7 +58,7 @@ class RoutingPolicyAdmin(ConsoleAdmin):
     list_filter = ("scope",)
     search_fields = ("name", "tenant__name")
     ordering = ("tenant__name", "scope", "name")
-    actions_detail = ("publish", "versions", "switch", "roll_back")
+    actions_detail = ("publish", "preview", "versions", "switch", "roll_back")
     change_form_before_template = "console/policy_top.html"
     change_form_outer_after_template = "console/policy_versions.html"
     empty_title = "No policy yet"
@@ -295,6 +296,31 @@ class RoutingPolicyAdmin(ConsoleAdmin):
             **compared(policy, str(request.GET.get("before", "")), str(request.GET.get("after", ""))),
         }
         return TemplateResponse(request, "console/policy_compare.html", context)
+
+    @action(description="Preview", url_path="preview", icon="science")
+    def preview(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        policy = self.get_object(request, object_id)
+        if not isinstance(policy, RoutingPolicy):
+            return redirect("admin:routing_routingpolicy_changelist")
+        form = PreviewForm(policy, access_of(request), posted(request), initial={"body": SAMPLE_BODY})
+        context = {
+            **self.admin_site.each_context(request),
+            "title": f"What would “{policy}” do?",
+            "opts": self.opts,
+            "original": policy,
+            "form": form,
+            "urls": urls_of(policy),
+        }
+        if form.is_valid():
+            checked = check_draft(policy.draft, known_of(policy))
+            text = live_text(policy) if form.cleaned_data.get("use") == "live" else checked.policy
+            try:
+                context |= (
+                    {"checked": checked} if text is None else previewed(policy, text, form.cleaned_data)
+                )
+            except ValueError as error:
+                form.add_error("body", str(error))
+        return TemplateResponse(request, "console/policy_preview.html", context)
 
     def get_actions_detail(self, request: HttpRequest, object_id: Any = None) -> list[Any]:
         policy = self.get_object(request, str(object_id))

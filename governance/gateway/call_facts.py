@@ -24,7 +24,7 @@ async def facts_of(exchange: "Exchange", asks: Collection[str]) -> CallFacts:
         now=utcnow(),
         body_bytes=len(exchange.body),
         stream=request.stream,
-        first_turn=not any(turn.role == "assistant" for turn in request.fields.messages),
+        first_turn=is_first_turn(request),
         max_tokens=request.max_tokens,
         end_user=exchange.end_user,
         latency=inbound.latency,
@@ -36,6 +36,10 @@ async def facts_of(exchange: "Exchange", asks: Collection[str]) -> CallFacts:
     if BUDGET_USED in asks:
         facts.budget_used_percent = await exchange.gateway.budget_use.percent(exchange)
     return facts
+
+
+def is_first_turn(request: Request) -> bool:
+    return not any(turn.role == "assistant" for turn in request.fields.messages)
 
 
 def last_text(request: Request) -> tuple[str, int]:

@@ -1,10 +1,14 @@
 """Policies in the browser: write, be told which line is wrong, publish with the difference before one's eyes,
 compare, roll back, switch off; and who may do what."""
 
+import io
+import json
 import re
+from html import unescape
 
 import pytest
 from django.core import mail
+from django.core.management import call_command
 
 from governance.audit.models import AuditEvent
 from governance.routing.models import PolicyVersion, RoutingPolicy
@@ -17,6 +21,10 @@ from tests.tenants.makers import make_team, make_user
 LIST, ADD = "/admin/routing/routingpolicy/", "/admin/routing/routingpolicy/add/"
 BAD = "rules:\n  - name: One\n    when: {wrods: {at_most: 8}}\n    then: {deny: No.}\n"
 OTHER = "rules:\n  - name: Other\n    then: {deny: Not now.}\n"
+
+
+def capped(tokens: int) -> str:
+    return f"rules:\n  - name: Short\n    then: {{max_tokens: {{cap: {tokens}}}}}\n"
 
 
 def page(policy: RoutingPolicy, action: str = "change") -> str:
@@ -186,7 +194,7 @@ def test_viewers_read_policies_and_versions_and_change_nothing(alice: House) -> 
 
 def test_bob_and_charlie_reach_none_of_it(alice: House, bob: House) -> None:
     bobs, charlie = browser(bob.person("owner")), browser(make_user("charlie"))
-    for action in ("change", "publish", "versions", "switch", "roll-back"):
+    for action in ("change", "publish", "preview", "versions", "switch", "roll-back"):
         for client in (bobs, charlie):
             for answer in (client.get(page(alice.policy, action)), client.post(page(alice.policy, action))):
                 assert answer.status_code == 302
@@ -210,3 +218,82 @@ def test_the_publisher_reads_who_was_told(alice: House) -> None:
     answer = admin.post(page(alice.policy, "publish"), {"note": ""}, follow=True).content.decode()
     assert "One key holder was told by e-mail. No address is known of" in answer
     assert mail.outbox[-1].to == [lead.email]
+
+
+# --- The preview ------------------------------------------------------------------------------------
+
+TO_HAIKU = """\
+rules:
+  - name: Small questions go to Haiku
+    when: {words: {at_most: 10}, tags: {feature: "*"}}
+    unless: {has: [tools]}
+    then: {route: {tier: haiku}, max_tokens: {cap: 500}}
+  - name: Never at night
+    when: {time: {from: "22:00", to: "06:00"}}
+    then: {deny: Sleep well.}
+"""
+
+
+def asked(body: object, **fields: object) -> dict[str, object]:
+    text = body if isinstance(body, str) else json.dumps(body)
+    given = {"body": text, "key": "", "tags": "", "latency": "interactive", "budget_used": "", "at": ""}
+    return {**given, "use": "draft", **fields}
+
+
+def body_of(text: str, **fields: object) -> dict[str, object]:
+    messages = [{"role": "user", "content": text}]
+    return {"model": "claude-sonnet-5-5", "max_tokens": 4096, "messages": messages, **fields}
+
+
+@pytest.fixture
+def _prices() -> None:
+    call_command("load_prices", yes=True, stdout=io.StringIO())
+
+
+@pytest.mark.usefixtures("_prices")
+def test_a_preview_shows_each_rules_terms_with_their_values_and_the_outcome(alice: House) -> None:
+    publish(create_policy(alice.tenant, scope="tenant", name="House rules", draft=capped(100)))
+    save_draft(alice.policy, TO_HAIKU)
+    viewer = browser(alice.person("viewer"))
+    assert "Translate" in viewer.get(page(alice.policy, "preview")).content.decode()
+    before = AuditEvent.objects.count()
+
+    def shown(body: object, **fields: object) -> str:
+        noon = {"key": alice.key.key.pk, "at": "2026-11-21T12:00"}
+        answer = viewer.post(page(alice.policy, "preview"), asked(body, **{**noon, **fields}))
+        assert answer.status_code == 200
+        return " ".join(unescape(re.sub("<[^>]*>", " ", answer.content.decode())).split())
+
+    text = shown(body_of("What is the capital of Peru?"))
+    assert "claude-sonnet-5-5 → claude-haiku-5-5" in text
+    assert "✓ words ≤ 10 is 6" in text
+    assert f"✓ tags.feature any value is {alice.canary}" in text  # the key's own tag
+    assert "✓ unless has" in text
+    assert "max_tokens at most 100 Short" in text  # the smallest cap, which is the tenant's
+    assert "✗ time 22:00 to 06:00 in UTC is sat 12:00 in UTC" in text
+    assert "Changed in the request: model max-tokens" in text
+    text = shown(body_of("word " * 11, tools=[{"name": "f", "input_schema": {"type": "object"}}]))
+    assert "✗ words ≤ 10 is 11" in text
+    assert "✗ unless has" in text
+    assert "Refused: Sleep well." in shown(body_of("Hello"), at="2026-11-21T23:00")
+    live = shown(body_of("Hello"), use="live")
+    assert f"{alice.canary}-rule" in live
+    assert "Small questions" not in live
+    assert "Field required" in shown({"model": "claude-sonnet-5-5", "messages": []})
+    assert AuditEvent.objects.count() == before
+
+
+def test_a_preview_offers_only_keys_that_one_may_see_and_says_what_is_wrong_first(
+    alice: House, bob: House
+) -> None:
+    elsewhere = make_team(alice.tenant, "Elsewhere")
+    with platform_scope():
+        theirs = issue_key(alice.tenant, "theirs", team=elsewhere).key
+    whole = create_policy(alice.tenant, scope="tenant", name="Whole", draft=BAD)
+    member = browser(alice.person("viewer", in_team=True))
+    for key in (theirs, bob.key.key):
+        answer = member.post(page(whole, "preview"), asked(body_of("Hello"), key=key.pk))
+        assert "Select a valid choice" in answer.content.decode()
+    answer = member.post(page(whole, "preview"), asked(body_of("Hello")))
+    assert "The draft has lines to mend first" in answer.content.decode()
+    assert browser(bob.person("owner")).post(page(whole, "preview"), asked("{}")).status_code == 302

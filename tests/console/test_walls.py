@@ -26,7 +26,7 @@ ACTIONS = {
     "budgets.increaserequest": ["approve", "deny"],
     "tenants.pause": ["resume"],
     "limits.calllimit": ["lift"],
-    "routing.routingpolicy": ["publish", "versions", "switch", "roll-back"],
+    "routing.routingpolicy": ["publish", "preview", "versions", "switch", "roll-back"],
     "pricing.contractprice": ["end"],
     "calls.call": ["credit"],
     "pricing.brokenbound": ["clear"],

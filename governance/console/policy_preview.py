@@ -1,0 +1,159 @@
+"""The preview of a policy: a request is pasted, and each rule says whether it matches and why."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from django import forms
+from django.db import connection
+from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
+
+from governance.console.access import Access
+from governance.console.fields import MomentField, TagsField
+from governance.core.clock import utcnow
+from governance.pricing.loading import load_book
+from governance.pricing.tables import PriceBookIncomplete
+from governance.routing.document import Policy
+from governance.routing.models import RoutingPolicy, Scope
+from governance.routing.preview import Preview, preview
+from governance.routing.telling import governed_keys
+from governance.routing.trial import router_with
+
+BODY_BYTES_MAX = 1_000_000
+SAMPLE_BODY = json.dumps(
+    {
+        "model": "claude-sonnet-5-5",
+        "max_tokens": 4096,
+        "messages": [{"role": "user", "content": "Translate “good morning” into French."}],
+    },
+    indent=2,
+    ensure_ascii=False,
+)
+
+
+class PreviewForm(forms.Form):
+    """The call as it would come in. `at` is in the tenant's time zone."""
+
+    body = forms.CharField(
+        label="Request body",
+        widget=forms.Textarea(attrs={"rows": 10, "spellcheck": "false", "class": "exq-pasted"}),
+        help_text="What is posted to /v1/messages, as JSON. It is not sent and not kept.",
+    )
+    key: Any = forms.ModelChoiceField(
+        label="API key",
+        queryset=None,
+        required=False,
+        widget=UnfoldAdminSelectWidget,
+        empty_label="Any key without a policy of its own",
+    )
+    tags = TagsField(required=False, help_text="One name=value a line; those of the key are added.")
+    latency = forms.ChoiceField(
+        label="Latency class",
+        choices=[(name, name) for name in ("interactive", "background", "batch")],
+        widget=UnfoldAdminSelectWidget,
+        help_text="The header exchequer-latency-class.",
+    )
+    budget_used = forms.IntegerField(
+        label="Budget used (%)",
+        min_value=0,
+        max_value=100,
+        required=False,
+        widget=UnfoldAdminTextInputWidget(attrs={"type": "number"}),
+        help_text="Of the fullest hard budget; empty where none covers the call.",
+    )
+    at = MomentField(label="Time", required=False, help_text="Empty is now.")
+    use = forms.ChoiceField(
+        label="Which text",
+        choices=[("draft", "The draft"), ("live", "The live version")],
+        widget=UnfoldAdminSelectWidget,
+    )
+
+    def __init__(self, policy: RoutingPolicy, access: Access, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        keys = access.visible(governed_keys(policy))
+        self.fields["key"].queryset = keys  # type: ignore[attr-defined]
+        self.fields["at"].read_in(policy.tenant.time_zone)  # type: ignore[attr-defined]
+        if policy.scope == Scope.KEY:
+            self.fields["key"].initial = keys.last()
+            self.fields["key"].empty_label = None  # type: ignore[attr-defined]
+            self.fields["key"].required = True
+        if policy.live is None:
+            del self.fields["use"]
+
+    def clean_body(self) -> bytes:
+        body = str(self.cleaned_data["body"]).encode()
+        if len(body) > BODY_BYTES_MAX:
+            raise forms.ValidationError(f"Paste at most {BODY_BYTES_MAX:,} bytes; leave media out.")
+        return body
+
+
+class _Proxy:
+    """How the proxy reads a body: governance/gateway/pasted.py, which this package may not import."""
+
+    load: Callable[[], Any]
+
+
+def read_pasted_with(load: Callable[[], Any]) -> None:
+    """Called once, where console and proxy are put together (governance/urls.py)."""
+    _Proxy.load = staticmethod(load)
+
+
+def live_text(policy: RoutingPolicy) -> Policy | None:
+    return msgspec.convert(policy.live.document, Policy) if policy.live else None
+
+
+def previewed(policy: RoutingPolicy, text: Policy, data: dict[str, Any]) -> dict[str, Any]:
+    """What templates/console/policy_preview.html shows. ValueError with a sentence about the pasted body."""
+    key, at = data["key"], data["at"] or utcnow()
+    team_id = key.team_id if key else int(policy.scope_ref) if policy.scope == Scope.TEAM else None
+    facts = _Proxy.load().pasted_facts(
+        data["body"],
+        tags={**(key.default_tags if key else {}), **data["tags"]},
+        key_public_id=key.public_id if key else "",
+        team_id=team_id,
+        at=at,
+        latency=data["latency"],
+        budget_used_percent=data["budget_used"],
+    )
+    seen = preview(router_with(policy, text, key), facts)
+    names, reasons = _rewrites(seen, data["body"], at, key)
+    return {
+        "seen": seen,
+        "facts": facts,
+        "outcome": outcome_words(seen),
+        "rewrites": names,
+        "not_done": reasons,
+        "groups": _by_policy(policy, seen),
+    }
+
+
+def outcome_words(seen: Preview) -> list[tuple[str, str]]:
+    """(what becomes of the call, by which rule), those that count."""
+    return [
+        (action, rule.name) for rule in seen.rules if rule.matched and not rule.shadow for action in rule.did
+    ]
+
+
+def _rewrites(seen: Preview, body: bytes, at: Any, key: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    if seen.route.deny is not None or seen.route.answer is not None:
+        return (), ()
+    try:
+        book = load_book(connection)
+    except PriceBookIncomplete:
+        return (), ()
+    cap = key.max_output_tokens if key else None
+    names, reasons = _Proxy.load().pasted_rewrites(body, seen.route, book=book, at=at, max_output_tokens=cap)
+    return names, reasons
+
+
+def _by_policy(policy: RoutingPolicy, seen: Preview) -> list[dict[str, Any]]:
+    """The rules under the policy that they are of, in the order in which they are asked."""
+    names = {row.pk: row for row in RoutingPolicy.objects.filter(pk__in={r.policy_id for r in seen.rules})}
+    groups: list[dict[str, Any]] = []
+    for rule in seen.rules:
+        if not groups or groups[-1]["policy"].pk != rule.policy_id:
+            version = "this text" if rule.policy_id == policy.pk else "live"
+            groups.append({"policy": names[rule.policy_id], "version": version, "rules": []})
+        groups[-1]["rules"].append(rule)
+    return groups
