@@ -106,7 +106,11 @@ async def hold(
 async def _begun(exchange: Exchange, attempt: Attempt) -> Attempt:
     exchange.held_ms = exchange.elapsed_ms()
     if exchange.earlier is not None:
-        await exchange.earlier.give_way_to(attempt)
+        try:
+            await exchange.earlier.give_way_to(attempt)
+        except BaseException:
+            exchange.earlier.take_back(attempt)
+            raise
     return attempt
 
 

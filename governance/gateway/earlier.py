@@ -44,6 +44,7 @@ class Earlier:
         "_charge",
         "_exchange",
         "_open",
+        "_taken_care_of",
         "_why",
         "attempts",
         "cost_nanos",
@@ -57,6 +58,7 @@ class Earlier:
         self._open: Attempt | None = None
         self._charge: Charge | None = None
         self._why: str | None = None
+        self._taken_care_of: Attempt | None = None
         self.attempts = self.held_nanos = self.cost_nanos = self.list_nanos = 0
         self.passes: tuple[Pass, ...] = ()
 
@@ -104,8 +106,7 @@ class Earlier:
 
     async def give_way_to(self, following: Attempt) -> None:
         """Settle the ended attempt, now that the next one has its hold. CallRefused when that does not become
-        durable in time, or a sweeper was first; then the next attempt is not to be sent and is taken care of.
-        """
+        durable in time, or a sweeper was first; then the next attempt is not sent, and taken care of."""
         if self._open is None:
             return
         attempt, charge, why = self._close()
@@ -117,12 +118,23 @@ class Earlier:
                 await asyncio.shield(settled)
         except BaseException as error:
             settled.add_done_callback(lambda done: _not_sent(following, done))
+            self._taken_care_of = following
             if isinstance(error, Exception):
                 raise CallRefused(errors.LEDGER_UNAVAILABLE) from error
             raise
         if not settled.result():
             _not_sent(following, settled)
             raise CallRefused(errors.LEDGER_UNAVAILABLE)
+
+    def take_back(self, following: Attempt) -> None:
+        """Something failed after the next hold was placed and before its attempt was sent."""
+        if following.resolved or following is self._taken_care_of:
+            return
+        if self._open is not None:  # that one ends the call, and this one was none of its tries
+            following.number = 0
+            following.settle(None, "failed before anything was sent")
+        else:
+            following.void("failed before anything was sent", status=500, reason="internal")
 
     def _add(self, attempt: Attempt, record: AttemptRecord, charge: Charge | None) -> None:
         self.attempts += 1

@@ -53,7 +53,8 @@ class Case:
         assert self.evidence
         if not self.evidence.entries:
             return "nothing"
-        return "+".join(entry.basis or entry.kind for entry in self.evidence.entries)
+        entries = sorted(self.evidence.entries, key=lambda entry: entry.id)
+        return "+".join(entry.basis or entry.kind for entry in entries)
 
     def breaches(self) -> list[Breach]:
         assert self.evidence
@@ -90,8 +91,11 @@ async def _run_case(
     worker = warm.start(slot, {"point": case.point, "action": case.action, "report": str(report)})
     try:
         assert await worker.ready(session), warm.log(slot)[-3000:]
-        script = {**SCRIPT, **dict(POINTS[case.point].script)}
-        case.reply = await tagged_call(session, worker.url, case.account.key, case.mode, case.name, script)
+        point = POINTS[case.point]
+        script = {**SCRIPT, **dict(point.script)}
+        case.reply = await tagged_call(
+            session, worker.url, case.account.key, case.mode, case.name, script, point.asks
+        )
         case.fired = await _fires(report)
         if case.action != "kill":
             for _ in range(int(SETTLE_SECONDS / 0.05)):
@@ -115,11 +119,17 @@ async def _fires(report: Path) -> bool:
 
 
 async def tagged_call(
-    session: aiohttp.ClientSession, url: str, key: str, mode: str, name: str, script: dict[str, Any]
+    session: aiohttp.ClientSession,
+    url: str,
+    key: str,
+    mode: str,
+    name: str,
+    script: dict[str, Any],
+    model: str | None = None,
 ) -> Reply:
     """One call that the bill and the ledger know by `name`."""
     sent = headers(key, {**script, "id": name}) | {"exchequer-tags": f"call={name}"}
-    body = json.dumps(a_call(stream=mode == "stream"))
+    body = json.dumps(a_call(stream=mode == "stream") | ({"model": model} if model else {}))
     seconds = aiohttp.ClientTimeout(20)
     try:
         async with session.post(f"{url}/v1/messages", data=body, headers=sent, timeout=seconds) as response:

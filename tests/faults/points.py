@@ -53,6 +53,9 @@ class Point:
     when: Callable[..., bool] = lambda *_: True
     pause_seconds: float = 0.0
     script: tuple[tuple[str, Any], ...] = ()
+    policy: str = ""
+    asks: str | None = None
+    """The model that is asked for, where a policy gives the call several attempts."""
 
 
 def _holds(_: Any, __: Any, batch: Any) -> bool:
@@ -89,6 +92,17 @@ _NOTHING: tuple[Ledger, ...] = ("nothing",)
 _FULL: tuple[Ledger, ...] = ("full_hold",)
 _EXACT: tuple[Ledger, ...] = ("exact",)
 _REFUSED = (("error", {"type": "overloaded_error"}),)
+
+
+def _between(where: str, side: Literal["before", "after"], *killed: str) -> Point:
+    """Of a call whose first attempt fails and whose second, with another model, has a hold too. `killed`:
+    what became of the two."""
+    return Point(
+        f"{_GATEWAY}.{where}", side, 25, False, ("+".join(killed),), ("void+exact", "void", "void+void"),  # type: ignore[arg-type]
+        script=(("error", {"type": "overloaded_error", "times": 1}),), asks="claude-sonnet-5-5",
+        policy="rules: [{name: fall back, then: {fallbacks: [{model: claude-haiku-4-5}]}}]",
+    )  # fmt: skip
+
 
 POINTS: dict[str, Point] = {
     "request.before_read": Point(f"{_GATEWAY}.pipeline:read", "before", 1, False, _NOTHING, _NOTHING),
@@ -144,6 +158,10 @@ POINTS: dict[str, Point] = {
     "void.before": Point(
         f"{_GATEWAY}.attempt:Attempt.void", "before", 25, False, _FULL, _FULL, script=_REFUSED
     ),
+    "between.ended": _between("earlier:Earlier.ended", "after", "full_hold"),
+    "between.next_bound": _between("other_model:ask_instead", "after", "full_hold"),
+    "between.next_held": _between("earlier:Earlier.give_way_to", "before", "full_hold", "full_hold"),
+    "between.settled": _between("earlier:Earlier.give_way_to", "after", "void", "full_hold"),
 }  # fmt: skip
 
 SWEEP_POINTS: dict[str, Point] = {

@@ -26,6 +26,7 @@ from tests.faults.cases import (
 )
 from tests.faults.points import POINTS, SWEEP_POINTS, find
 from tests.faults.warm import WarmWorkers, warm_workers
+from tests.gateway.policies import govern
 from tests.harness import Stack, make_tenant, wait_until
 
 CASES = [
@@ -42,6 +43,9 @@ def cases(
     owner: psycopg.Connection[Any], stack: Stack, warm: WarmWorkers, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Case]:
     made = [Case(point, action, mode) for point, action, mode in CASES]  # type: ignore[arg-type]
+    for case in made:
+        if POINTS[case.point].policy:
+            govern(case.account, POINTS[case.point].policy)
 
     async def run() -> None:
         async with aiohttp.ClientSession() as session:
