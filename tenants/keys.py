@@ -1,4 +1,4 @@
-"""API keys: their text, their digest, and the four things that happen to one.
+"""API keys: their text, their digest, and the five things that happen to one.
 
     exq_<8 id>_<43: 32 random bytes in base62>_<6: crc32 of what precedes, in base62>
 
@@ -164,7 +164,7 @@ CHANGEABLE_SETTINGS = (
 def change_key(key: ApiKey, settings: Mapping[str, object], *, actor: Actor | None = None) -> ApiKey:
     """Change some of CHANGEABLE_SETTINGS; in force in every worker within a second.
 
-    A key never changes its tenant or team: its spending history would change budgets with it.
+    A key never changes its tenant. `move_key` changes its team.
     """
     if unknown := settings.keys() - set(CHANGEABLE_SETTINGS):
         raise KeyStateError(f"A key's {', '.join(sorted(unknown))} cannot be changed; issue a new key.")
@@ -177,6 +177,40 @@ def change_key(key: ApiKey, settings: Mapping[str, object], *, actor: Actor | No
         locked.save(update_fields=list(settings))
         events.record(actor, locked.tenant_id, "key.change", locked, before, key_facts(locked))
     return locked
+
+
+def move_key(key: ApiKey, team: Team | None, *, reason: str, actor: Actor | None = None) -> list[ApiKey]:
+    """Put the key and every other key of its rotations into another team, or into none → those that moved.
+
+    From then on its calls are charged to the budgets of that team, counted by its limits and stopped by its
+    pauses, in every worker within a second. What was charged stays charged where it was, and calls in flight
+    settle where they were held. Budgets on the key itself go with it. KeyStateError for a team of another
+    tenant, a revoked key, and a team that it is in already.
+    """
+    if team is not None and team.tenant_id != key.tenant_id:
+        raise KeyStateError("A key moves to a team of its own tenant only; issue a key in the other one.")
+    if not reason.strip():
+        raise KeyStateError("Say why: the reason stays in the audit trail.")
+    moved = []
+    with transaction.atomic():
+        lineage = ApiKey.objects.select_for_update().filter(
+            tenant_id=key.tenant_id, lineage_id=key.lineage_id, revoked_at=None
+        )
+        rows = {row.pk: row for row in lineage.order_by("pk")}
+        if key.pk not in rows:
+            raise KeyStateError(f"{key} is revoked; there is nothing to move.")
+        for row in rows.values():
+            if row.team_id == (team and team.pk):
+                continue
+            before = key_facts(row)
+            row.team = team
+            row.save(update_fields=["team"])
+            after = key_facts(row) | {"reason": reason.strip()}
+            events.record(actor, row.tenant_id, "key.move", row, before, after)
+            moved.append(row)
+        if not moved:
+            raise KeyStateError(f"{key} is in {team or 'no team'} already.")
+    return moved
 
 
 def revoke_key(key: ApiKey, reason: str, *, actor: Actor | None = None) -> ApiKey:

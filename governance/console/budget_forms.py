@@ -7,11 +7,12 @@ from django.db import transaction
 from django.forms import ModelForm
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget, UnfoldBooleanSwitchWidget
 
+from governance.budgets import lookups
 from governance.budgets.limits import find_identity, set_budget
 from governance.budgets.models import Budget, IncreaseRequest, PeriodKind, Scope, WeekDay
 from governance.budgets.subjects import TIERS
 from governance.console.fields import MomentField, UsdField, parse_percents, time_zone_choices
-from tenants.lookups import NotFound, find_key, find_team
+from tenants.lookups import NotFound
 from tenants.models import ApiKey, Team
 from tenants.scope import tenant_scope
 
@@ -176,17 +177,9 @@ def set_terms(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def subject_of(budget: Budget, text: str) -> str:
-    """What a person writes for a pot → what its row is kept under: of a team or key the id of its row."""
-    text = text.strip()
-    if not text or budget.scope not in (Scope.TEAM, Scope.KEY):
-        return text
+    """What a person writes for a pot → what its row is kept under. ValidationError where there is none."""
     try:
-        if budget.scope == Scope.TEAM:
-            return str(find_team(budget.tenant, text).pk)
-        key = find_key(text)
-        if key.tenant_id != budget.tenant_id:
-            raise NotFound(f"{budget.tenant.name} has no key “{text}”.")
-        return str(key.lineage_id)
+        return lookups.subject_of(budget, text)
     except NotFound as error:
         raise forms.ValidationError(str(error)) from None
 

@@ -15,7 +15,7 @@ from governance.budgets.models import Budget
 from governance.core.money import usd_to_nanos
 from governance.ledger.audit import audit
 from governance.ledger.models import BudgetPeriod
-from tenants.models import ApiKey
+from tenants.keys import move_key
 from tenants.scope import platform_scope
 from tenants.tenants import create_team
 from tests.gateway.asking import ASK, assert_refused, post, script
@@ -61,9 +61,7 @@ def close(account: Account, budget: Budget) -> None:
 
 
 def move(account: Account, budget: Budget) -> None:
-    """By whatever road: no command moves a key to another team."""
-    team = create_team(account.tenant, "Elsewhere")
-    ApiKey.objects.filter(pk=account.issued.key.pk).update(team=team)
+    move_key(account.issued.key, create_team(account.tenant, "Elsewhere"), reason="reorganised")
 
 
 @pytest.mark.parametrize("change", [lower, higher, raise_it, close, move])
@@ -113,7 +111,7 @@ def test_a_moved_key_is_charged_to_its_new_team(stack: Stack, account: Account) 
             for team in teams
         ]
         for team in teams:
-            ApiKey.objects.filter(pk=account.issued.key.pk).update(team=team)
+            move_key(account.issued.key, team, reason="reorganised")
             wait_until(lambda team=team: charged_to(stack, account, team.pk), 3)
         rows = [BudgetPeriod.objects.get(budget_id=budget.pk) for budget in budgets]
     assert all(row.spent_nanos > 0 for row in rows)

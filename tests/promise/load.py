@@ -82,3 +82,20 @@ async def storm(
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(60)) as session:
         await asyncio.gather(*(caller(session) for _ in range(concurrency)))
     return replies
+
+
+async def varied_storm(
+    orders: Sequence[tuple[str, str, dict[str, Any], dict[str, Any]]], *, concurrency: int
+) -> list[Reply]:
+    """Each (worker's address, key, body, script) once, so many at once."""
+    waiting = iter(orders)
+    replies: list[Reply] = []
+
+    async def caller(session: aiohttp.ClientSession) -> None:
+        for url, key, body, script in waiting:
+            replies.append(await call(session, url, key, body, script))
+
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(600)) as session:
+        await asyncio.gather(*(caller(session) for _ in range(concurrency)))
+    return replies

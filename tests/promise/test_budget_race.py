@@ -1,24 +1,37 @@
 """A hard budget under a storm from four gateway workers: not one nano-dollar over, and used to the end."""
 
 import asyncio
+import random
 import re
+import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
 
+from governance.budgets.limits import set_budget
 from governance.calls.models import Call
 from governance.core.money import NANOS_PER_USD, usd_to_nanos
 from governance.ledger.audit import audit
 from governance.ledger.models import BudgetPeriod
+from governance.pricing.contracts import agree_rate
 from tenants.keys import issue_key
 from tenants.scope import platform_scope
+from tenants.tenants import create_team
 from tests.harness import Account, Stack, make_tenant, start_stack, wait_until
-from tests.promise.load import MODEL, Reply, a_call, storm
+from tests.promise.load import MODEL, Reply, a_call, storm, varied_storm
 
 BOUND_NANOS = NANOS_PER_USD // 100
 TOKENS = 1000
 _FAST_SWEEP = {"EXCHEQUER_LEASE_HEARTBEAT_SECONDS": "0.5", "EXCHEQUER_LEASE_STALE_SECONDS": "2"}
+
+
+def charge_output_only(account: Account) -> None:
+    """1,000 output tokens are $0.01 and input is free, so that a bound is exactly max_tokens."""
+    for meter in ("input", "cache_write_5m", "cache_write_1h", "cache_read"):
+        agree_rate(account.tenant, 0, model_id="claude-haiku-4-5-20251001", meter=meter)
+    agree_rate(account.tenant, usd_to_nanos("10"), model_id="claude-haiku-4-5-20251001", meter="output")
 
 
 @dataclass
@@ -30,15 +43,9 @@ class Storm:
 
     @classmethod
     def prepare(cls) -> "Storm":
-        from governance.budgets.limits import set_budget
-        from governance.pricing.contracts import agree_rate
-
         account = make_tenant("1.00")
         with platform_scope():
-            for meter in ("input", "cache_write_5m", "cache_write_1h", "cache_read"):
-                agree_rate(account.tenant, 0, model_id="claude-haiku-4-5-20251001", meter=meter)
-            per_mtok = usd_to_nanos("10")  # 1,000 output tokens are $0.01
-            agree_rate(account.tenant, per_mtok, model_id="claude-haiku-4-5-20251001", meter="output")
+            charge_output_only(account)
             issued = [issue_key(account.tenant, f"key-{number}") for number in range(10)]
             for one in issued:
                 set_budget(
@@ -155,3 +162,77 @@ def test_the_model_of_the_storm_costs_its_bound(stack: Stack) -> None:
         client.messages.create(**a_call(max_tokens=TOKENS))  # type: ignore[call-overload]
     [call] = storm.account.wait_for_calls(1)
     assert call.held_nanos == BOUND_NANOS
+
+
+SMALLEST, LARGEST, TOKEN_NANOS = 600, 1000, 10_000
+
+
+@pytest.mark.parametrize(
+    ("calls", "at_once"),
+    [pytest.param(600, 150, id="short"), pytest.param(10_000, 2_000, id="long", marks=pytest.mark.soak)],
+)
+def test_a_storm_over_four_legs_uses_the_limit_up_to_less_than_one_call_and_passes_none(
+    stack: Stack, calls: int, at_once: int
+) -> None:
+    """cases A2, A11. Tenant, team, key by day and by month; of what is asked for, a fifth finds no money."""
+    limit = calls * 360 * TOKEN_NANOS
+    account = make_tenant("1")
+    tag = account.tenant.slug
+    keys = []
+    with platform_scope():
+        charge_output_only(account)
+        set_budget(account.tenant, scope="tenant", period="month", limit_nanos=limit)
+        for team_number in range(2):
+            team = create_team(account.tenant, f"Team {team_number}")
+            set_budget(
+                account.tenant, scope="team", ref=str(team.pk), period="month", limit_nanos=limit * 2 // 3
+            )
+            for _ in range(2):
+                issued = issue_key(account.tenant, "storm", team=team, hold_wait_seconds=300)
+                for period, of_key in (("day", limit // 3), ("month", limit // 2)):
+                    set_budget(
+                        account.tenant, scope="key", ref=str(issued.key.pk), period=period, limit_nanos=of_key
+                    )
+                keys.append(issued.text)
+    chance = random.Random(7)
+    orders = []
+    for number in range(calls):
+        max_tokens = chance.randint(SMALLEST, LARGEST)
+        usage = {"input_tokens": 3, "output_tokens": max_tokens * chance.randint(10, 100) // 100}
+        script = {"usage": usage, "latency_ms": chance.randint(5, 200), "tag": tag}
+        orders.append(
+            (stack.urls[number % 4], keys[number % len(keys)], a_call(max_tokens=max_tokens), script)
+        )
+    began = time.monotonic()
+    replies = asyncio.run(varied_storm(orders, concurrency=at_once))
+    seconds = time.monotonic() - began
+    assert {reply.status for reply in replies} == {200, 429}, Counter(reply.status for reply in replies)
+
+    def recorded() -> int:
+        with platform_scope():
+            return Call.objects.filter(tenant_id=account.tenant.pk).count()
+
+    wait_until(lambda: recorded() >= calls, 60, lambda: f"{recorded()} of {calls} calls are recorded.")
+    wait_until(lambda: not account.holds(), 60)
+    with platform_scope():
+        rows = list(BudgetPeriod.objects.filter(tenant_id=account.tenant.pk))
+    assert len(rows) == 1 + 2 + 8
+    assert all(row.spent_nanos <= row.limit_nanos and row.held_nanos == 0 for row in rows)
+    assert audit(account.tenant.pk)[1] == []
+    bill = stack.bill(tag)
+    spent = account.period().spent_nanos
+    assert spent == sum(line["usage"]["output_tokens"] for line in bill) * TOKEN_NANOS
+    assert limit - SMALLEST * TOKEN_NANOS < spent <= limit
+    assert sum(reply.status == 200 for reply in replies) == len(bill)
+    refused = [call for call in account.calls() if call.outcome == "refused"]
+    assert {call.reason for call in refused} <= {"budget_exhausted", "budget_held"}
+    for call in refused:
+        figures = call.decision["refused"]
+        taken = figures["spent_nanos"] + figures["held_nanos"] + figures["ahead_nanos"]
+        assert taken + figures["needed_nanos"] > figures["limit_nanos"]
+    waited = sorted(call.decision.get("waited_ms", 0) for call in account.calls())
+    print(
+        f"{calls} calls, {at_once} at once, in {seconds:.1f} s: {len(bill)} served, {len(refused)} refused, "
+        f"{(limit - spent) / limit:.6%} of the limit left, waited p50 {waited[calls // 2]} ms, "
+        f"p99 {waited[calls * 99 // 100]} ms"
+    )

@@ -9,7 +9,7 @@ from django.core.management import CommandError, call_command
 
 from governance.audit.models import AuditEvent
 from governance.budgets.models import Budget
-from tenants.keys import issue_key, key_matches, parse_key
+from tenants.keys import KeyStateError, issue_key, key_matches, move_key, parse_key, revoke_key, rotate_key
 from tenants.models import ApiKey, Pause, ProviderCredential, Tenant
 from tenants.scope import platform_scope
 from tests.tenants.makers import make_team
@@ -119,3 +119,32 @@ def test_pause_and_resume_say_what_they_did_and_what_is_wrong(alice: Tenant, bob
     for sentence, arguments in wrong.items():
         with pytest.raises(CommandError, match=sentence):
             run(*arguments)
+
+
+def test_move_key_takes_its_rotations_along_and_is_in_the_audit_trail(alice: Tenant, bob: Tenant) -> None:
+    search, elsewhere = make_team(alice, "Search"), make_team(bob, "Elsewhere")
+    with platform_scope():
+        old = issue_key(alice, "bot").key
+        new = rotate_key(old, 600).key
+    said = run("move_key", new.public_id, "--team", "Search", "--reason", "reorganised")
+    assert "2 keys, its rotations included, moved to Search" in said
+    with platform_scope():
+        assert {key.team_id for key in ApiKey.objects.filter(tenant=alice)} == {search.pk}
+    events = AuditEvent.objects.filter(tenant_id=alice.pk, action="key.move")
+    assert [event.after for event in events] == [{"team": search.pk, "reason": "reorganised"}] * 2
+    with pytest.raises(CommandError, match="in Search already"):
+        run("move_key", new.public_id, "--team", "Search", "--reason", "again")
+    with pytest.raises(CommandError, match="has no team"):
+        run("move_key", new.public_id, "--team", elsewhere.slug, "--reason", "theirs")
+    run("move_key", new.public_id, "--no-team", "--reason", "shared by all")
+    with platform_scope():
+        revoke_key(new, "lost")
+    with pytest.raises(CommandError, match="is revoked"):
+        run("move_key", new.public_id, "--team", "Search", "--reason", "too late")
+
+
+def test_a_key_never_moves_to_another_tenant(alice: Tenant, bob: Tenant) -> None:
+    with platform_scope():
+        key = issue_key(alice, "bot").key
+        with pytest.raises(KeyStateError, match="own tenant"):
+            move_key(key, make_team(bob), reason="stolen")
