@@ -50,7 +50,7 @@ def traits_of(draft: Draft) -> RequestTraits:
     return RequestTraits(
         max_tokens=fields.max_tokens,
         prompt_tokens=prompt_tokens(draft),
-        thinking=_decoded(fields.thinking),
+        thinking=_thinking(fields.thinking),
         effort=value_of(config.get("effort", ABSENT), str),
         signed_thinking=holds_signed_thinking(fields),
         prefill=bool(fields.messages) and fields.messages[-1].role == "assistant",
@@ -86,8 +86,12 @@ def _bound_to_model(fields: Body) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _decoded(given: Fields | None) -> dict[str, object] | None:
-    return None if given is None else {name: value_of(raw, object) for name, raw in given.items()}
+def _thinking(given: Fields | None) -> dict[str, object] | None:
+    """As an object; a type that is no text is an unknown one."""
+    if given is None:
+        return None
+    found = {name: value_of(raw, object) for name, raw in given.items()}
+    return found | {"type": str(found.get("type"))}
 
 
 def _edited(draft: Draft, edit: Edit) -> Draft:

@@ -73,6 +73,8 @@ def marked(
     least = None if target is None else target.cacheable_prefix_tokens_min
     if target is None or least is None:
         return Marked(NotDone(f"it is not known how long a prefix {draft.fields.model} caches"))
+    if not draft.fields.messages:
+        return Marked(NotDone("there are no messages"))
     memory, now, ttl_seconds = caller.memory, caller.now, TTL_SECONDS[terms.ttl]
     parts, pieces, turns = _digests(draft, target, caller.tenant_key)
     repeated = [part for part in reversed(parts) if memory.saw(part.digest, now, ttl_seconds)]
