@@ -17,6 +17,7 @@ PAGES: dict[str, list[tuple[str, str, str]]] = {
     ],
     "Routing": [
         ("Policies", "alt_route", "admin:routing_routingpolicy_changelist"),
+        ("Savings", "trending_down", "admin:savings"),
         ("Prompt cache", "bolt", "admin:calls_call_prompt_cache"),
     ],
     "Access": [

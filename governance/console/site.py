@@ -6,6 +6,8 @@ from typing import Any
 from django.contrib.auth.models import User
 from django.core.exceptions import ValidationError
 from django.http import Http404, HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+from django.urls import path
 from django.utils.csp import CSP
 from django.views.decorators.csp import csp_override
 from unfold.forms import AuthenticationForm
@@ -13,6 +15,7 @@ from unfold.sites import UnfoldAdminSite
 
 from governance.console.access import access_of, load_access
 from governance.console.dashboard import dashboard
+from governance.console.savings_page import savings_context
 
 # Alpine, which draws the menus, evaluates expressions from attributes; widths of bars are inline styles.
 # There is no inline script, and nothing is loaded from or sent to anywhere else.
@@ -56,6 +59,13 @@ class ConsoleSite(UnfoldAdminSite):
         view = csp_override(CONSOLE_CSP)(super().login)
         response: HttpResponse = view(request, extra_context)
         return response
+
+    def get_urls(self) -> list[Any]:
+        return [path("savings/", self.admin_view(self.savings), name="savings"), *super().get_urls()]
+
+    def savings(self, request: HttpRequest) -> HttpResponse:
+        context = {**self.each_context(request), "title": "Savings", **savings_context(request)}
+        return TemplateResponse(request, "console/savings.html", context)
 
     def search(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         """No command palette: the side bar shows every page, and unfold would keep results in Redis."""
