@@ -22,7 +22,7 @@ SAMPLE = """\
 rules:
   - name: Small questions go to Haiku
     when: {tiers: [opus, sonnet], words: {at_most: 80}}
-    unless: {has: [tools, thinking, images]}
+    unless: {has_any: [tools, thinking, images]}
     then:
       route: {tier: haiku}
       max_tokens: {cap: 2000}

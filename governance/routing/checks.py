@@ -78,6 +78,12 @@ def _order(policy: Policy) -> Iterator[Finding]:
 def _rule(rule: Rule, place: Path) -> Iterator[Finding]:
     if rule.then == _PLAIN_RULE.then and not rule.final:
         yield wrong((*place, "then"), "This rule does nothing: say what under `then:`.")
+    if rule.unless is not None and len(rule.unless.has) > 1:
+        sentence = (
+            "`has` under `unless:` takes away only calls that have all of these; `has_any` takes away those "
+            "that have one."
+        )
+        yield Finding((*place, "unless", "has"), sentence, True)
     if rule.unless == Match():
         yield wrong(
             (*place, "unless"),

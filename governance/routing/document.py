@@ -14,7 +14,7 @@ misspelled condition cannot match everything.
         then: {cache: {ttl_seconds: 3600, scope: team}}
       - name: Small questions go to Haiku
         when: {tiers: [opus, sonnet], words: {at_most: 80}}
-        unless: {has: [tools, thinking]}
+        unless: {has_any: [tools, thinking]}
         then: {route: {tier: haiku}, max_tokens: {cap: 2000}}
       - name: No poems at night
         when: {keywords: {any: [poem, haiku]}, time: {zone: Europe/Berlin, from: "22:00", to: "06:00"}}
@@ -71,7 +71,7 @@ class Match(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     models, tiers   what the client asked for; a tier is a model's family
     words           of the last user message: runs of letters and digits
     bytes           of the whole body
-    has             all of these                     stream    whether the client wants a stream
+    has, has_any    all of these; one of these       stream    whether the client wants a stream
     turn            first: no assistant message yet  keywords  of the last user message
     budget_used     percent of the fullest hard budget that covers the call: spent and held
     latency         the header exchequer-latency-class; interactive where it says nothing
@@ -87,6 +87,7 @@ class Match(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     bytes: Between | None = None
     keywords: Keywords | None = None
     has: tuple[Feature, ...] = ()
+    has_any: tuple[Feature, ...] = ()
     stream: bool | None = None
     turn: Literal["first", "later"] | None = None
     time: TimeOfDay | None = None

@@ -259,6 +259,16 @@ def _shape(match: Match) -> Iterable[Term]:
             asks=asked.FEATURES,
             cost=1,
         )
+    if match.has_any:
+        some = frozenset(match.has_any)
+        yield Term(
+            "has_any",
+            _one_of(match.has_any),
+            lambda call: not some.isdisjoint(call.facts.features),
+            lambda call: ", ".join(sorted(call.facts.features)) or "none of these",
+            asks=asked.FEATURES,
+            cost=1,
+        )
     if match.stream is not None:
         stream = match.stream
         yield Term(

@@ -69,6 +69,7 @@ def matches(match: Match, facts: CallFacts) -> bool:
             wants is None or not wants.any or any(said(keyword, words) for keyword in wants.any),
             wants is None or all(said(keyword, words) for keyword in wants.all),
             set(match.has) <= facts.features,
+            not match.has_any or bool(set(match.has_any) & facts.features),
             match.stream is None or match.stream == facts.stream,
             match.turn is None or (match.turn == "first") == facts.first_turn,
             match.time is None or in_time(match.time, facts),

@@ -198,6 +198,7 @@ def test_what_will_go_wrong_is_warned_of_and_can_be_published() -> None:
         "  - name: a\n"
         "    when: {keywords: {any: [c++]}}\n"
         "    then: {system: {text: 'Use {name}.'}, fallbacks: [{model: claude-sonnet-4-5}]}\n"
+        "    unless: {has: [tools, thinking]}\n"
     )
     assert problems == []
     assert warnings == [
@@ -205,6 +206,11 @@ def test_what_will_go_wrong_is_warned_of_and_can_be_published() -> None:
         (4, "Letters and digits count only: “c++” is looked for as “c”."),
         (5, "claude-sonnet-4-5-20250929 retires on 2026-11-30. Choose another one before."),
         (5, "{name} is not among `captures`, so it stays in the text as it is."),
+        (
+            6,
+            "`has` under `unless:` takes away only calls that have all of these; `has_any` takes away those "
+            "that have one.",
+        ),
     ]
 
 

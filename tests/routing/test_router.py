@@ -36,6 +36,7 @@ matches = st.fixed_dictionaries(
             [{"any": ["poem", "data base"]}, {"all": ["the", "poem"]}, {"any": ["STRASSE"], "all": ["naïve"]}]
         ),
         "has": st.sampled_from([["tools"], ["tools", "thinking"]]),
+        "has_any": st.sampled_from([["tools"], ["tools", "thinking"]]),
         "stream": st.booleans(),
         "turn": st.sampled_from(["first", "later"]),
         "time": st.sampled_from(
