@@ -51,7 +51,16 @@ DATABASE_URL = env.str("DATABASE_URL", default="postgresql:///exchequer")
 DATABASE_OWNER_URL = env.str("DATABASE_OWNER_URL", default=DATABASE_URL)
 REDIS_URL = env.str("REDIS_URL", default="redis://127.0.0.1:6379/0")
 DATABASES = {"default": django_database(DATABASE_URL), "owner": django_database(DATABASE_OWNER_URL)}
-CACHES = {"default": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": REDIS_URL}}
+_VALKEY = {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": REDIS_URL}
+CACHES = {
+    "default": _VALKEY,
+    # Kept answers, which the gateway writes by itself under the same names (governance/response_cache).
+    "responses": _VALKEY
+    | {
+        "KEY_PREFIX": "exchequer:response",
+        "OPTIONS": {"SERIALIZER": "governance.response_cache.serializer.SealedBytes"},
+    },
+}
 
 # --- Upstream: operator settings only; nothing a tenant sends or stores can change where we call --
 ANTHROPIC_BASE_URL = env.str("ANTHROPIC_BASE_URL", default="https://api.anthropic.com").rstrip("/")
@@ -120,6 +129,7 @@ INSTALLED_APPS = [
     "governance.budgets",
     "governance.limits",
     "governance.routing",
+    "governance.response_cache",
     "governance.gateway",
     "governance.console",
     "governance.ops",

@@ -34,6 +34,7 @@ def of_call(exchange: "Exchange", outcome: str, status: int, reason: str, conten
         reason=reason,
         bound=exchange.bound,
         decision=_encode(exchange.decision).decode() if exchange.decision else "{}",
+        cache=exchange.cache,
         rule=None if exchange.route is None else exchange.route.rule,
         policy_version=None if exchange.route is None else exchange.route.version_id,
         held_ms=exchange.held_ms,

@@ -14,7 +14,7 @@ import msgspec
 from django.conf import settings
 from rest_framework.exceptions import APIException
 
-from governance.gateway.responses import GatewayResponse, Headers
+from governance.gateway.responses import PRIVATE, GatewayResponse, Headers
 
 type ErrorType = Literal[
     "invalid_request_error",
@@ -87,6 +87,7 @@ def envelope(refusal: Refusal, request_id: str) -> GatewayResponse:
         (b"request-id", call_id),
         (b"exchequer-call-id", call_id),
         (b"exchequer-decision", refusal.reason.encode()),
+        *PRIVATE,
         *refusal.headers,
     ]
     if refusal.close:

@@ -19,6 +19,7 @@ from governance.gateway.snapshot import KeySnapshot
 from governance.gateway.user_id import TEXT_LENGTH_MAX, end_user_of, session_of
 
 if TYPE_CHECKING:
+    from governance.gateway.cached_replies import Keeping
     from governance.gateway.earlier import Earlier
     from governance.gateway.gateway import Gateway
     from governance.gateway.rate_limits import Taken
@@ -45,6 +46,7 @@ class Exchange:
         "body",
         "body_bytes_taken",
         "bound",
+        "cache",
         "claim",
         "client_left",
         "decision",
@@ -56,6 +58,7 @@ class Exchange:
         "held_ms",
         "id",
         "inbound",
+        "keeping",
         "method",
         "on_leave",
         "path",
@@ -103,6 +106,9 @@ class Exchange:
         self.route: Route | None = None
         self.prompt_prefix: bytes | None = None
         self.earlier: Earlier | None = None
+        self.cache = "off"
+        """What the response cache did: off, bypass, miss or hit (cached_replies.py)."""
+        self.keeping: Keeping | None = None
 
     def read_headers(self, scope: Any) -> None:
         """CallRefused for headers that cannot be read."""
@@ -138,6 +144,9 @@ class Exchange:
             self.taken.close()
         if self.quota is not None:
             self.quota.ended(self.id)
+        if self.keeping is not None:
+            self.keeping.abandon()
+            self.keeping = None
         self._give_back()
 
     def forget_request(self) -> None:

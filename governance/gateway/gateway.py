@@ -24,6 +24,7 @@ from governance.gateway.alerts import Alerts
 from governance.gateway.body import BodyBudget
 from governance.gateway.breaker import Breaker
 from governance.gateway.budget_use import BudgetUse
+from governance.gateway.cached_replies import CachedReplies
 from governance.gateway.conversations import Conversations
 from governance.gateway.earlier import Earlier
 from governance.gateway.errors import Refusal, envelope
@@ -73,6 +74,7 @@ class Gateway:
         upstream: Upstream,
         kept_replies: KeptReplies,
         conversations: Conversations,
+        cached_replies: CachedReplies,
         body_budget: BodyBudget,
         limits: Limits,
         redis_url: str,
@@ -83,6 +85,7 @@ class Gateway:
         self.upstream = upstream
         self.kept_replies = kept_replies
         self.conversations = conversations
+        self.cached_replies = cached_replies
         self.body_budget = body_budget
         self.limits = limits
         self.periods = PeriodRows()
@@ -126,6 +129,7 @@ class Gateway:
             ),
             kept_replies=KeptReplies(Link(settings.REDIS_URL), settings.GATEWAY_KEPT_REPLY_BYTES_MAX),
             conversations=Conversations(Link(settings.REDIS_URL)),
+            cached_replies=CachedReplies(Link(settings.REDIS_URL), Link(settings.REDIS_URL)),
             body_budget=BodyBudget(
                 settings.GATEWAY_BODY_BYTES_IN_FLIGHT_MAX, settings.GATEWAY_BODY_BYTES_PER_TENANT_MAX
             ),
@@ -159,8 +163,9 @@ class Gateway:
         await self.store.stop()
         await self.kept_replies.stop()
         await self.conversations.stop()
+        self.cached_replies.stop()
         await self.desk.stop(STOP_GRACE_SECONDS)
-        self.metrics.publish(self._gauges())
+        self.metrics.publish(self._gauges(), self.cached_replies.counts)
 
     @property
     def trouble(self) -> list[str]:
@@ -175,9 +180,14 @@ class Gateway:
     @property
     def notes(self) -> list[str]:
         """What works less well than it should, while calls go on."""
-        if self.meter.shared:
-            return []
-        return ["Valkey does not answer: each worker keeps an equal share of every limit on calls by itself."]
+        notes = []
+        if not self.meter.shared:
+            notes.append(
+                "Valkey does not answer: each worker keeps an equal share of every limit on calls by itself."
+            )
+        if self.cached_replies.lookups.troubled:
+            notes.append("Valkey does not answer, or not within 50 ms: calls are made without kept answers.")
+        return notes
 
     async def _live_workers(self) -> int:
         async with self.store.connection() as connection:
@@ -227,7 +237,7 @@ class Gateway:
     async def _publish(self) -> None:
         while True:
             await asyncio.sleep(PUBLISH_SECONDS)
-            self.metrics.publish(self._gauges())
+            self.metrics.publish(self._gauges(), self.cached_replies.counts)
             await self._persist_alerts()
 
     async def _persist_alerts(self) -> None:
@@ -262,7 +272,7 @@ class Gateway:
                 gauges["open_holds"] = row[0]
                 gauges["held_dollars"] = float(row[1]) / NANOS_PER_USD
                 gauges["oldest_hold_seconds"] = row[2]
-        self.metrics.publish(gauges)
+        self.metrics.publish(gauges, self.cached_replies.counts)
         return self.metrics.exposition()
 
 

@@ -23,7 +23,7 @@ from governance.desk.items import Claim, Claimed
 from governance.gateway import call_record
 from governance.gateway.errors import DO_NOT_RETRY, CallRefused, Refusal, retry_after
 from governance.gateway.kept_replies import OutOfReach, Reply
-from governance.gateway.responses import GatewayResponse, Headers
+from governance.gateway.responses import PRIVATE, GatewayResponse, Headers
 
 if TYPE_CHECKING:
     from governance.gateway.attempt import Attempt
@@ -32,11 +32,13 @@ if TYPE_CHECKING:
 DIGEST_IN_THREAD_BYTES = 1024 * 1024
 RETRY_SECONDS_MAX = 30
 _OF_ONE_SENDING = {
+    b"cache-control",
     b"content-length",
     b"exchequer-budget-remaining-usd",
     b"exchequer-call-id",
     b"exchequer-cost-usd",
     b"exchequer-decision",
+    b"vary",
 }
 
 _encode = msgspec.json.Encoder().encode
@@ -100,6 +102,7 @@ async def replay(exchange: "Exchange", first: Claimed) -> GatewayResponse:
         (b"exchequer-call-id", str(exchange.id).encode()),
         (b"exchequer-decision", exchange.decision_text.encode()),
         (b"exchequer-replayed", b"true"),
+        *PRIVATE,
         (b"exchequer-cost-usd", b"0.00"),
         (b"content-length", b"%d" % len(reply.body)),
     ]

@@ -22,6 +22,7 @@ _READ = {
     b"exchequer-latency-class",
     b"exchequer-dry-run",
     b"exchequer-route",
+    b"exchequer-cache-control",
     b"idempotency-key",
     b"anthropic-version",
     b"anthropic-beta",
@@ -57,6 +58,8 @@ class Inbound(msgspec.Struct):
     latency: LatencyClass = "interactive"
     dry_run: bool = False
     as_asked: bool = False
+    cache_control: str = ""
+    cache_max_age_seconds: int | None = None
     version: str = ""
     beta: list[str] = []
     session: str | None = None
@@ -114,6 +117,8 @@ def _read(inbound: Inbound, name: bytes, value: bytes) -> None:
             inbound.dry_run = _one_of(name, value, ("true", "false")) == "true"
         case b"exchequer-route":
             inbound.as_asked = _one_of(name, value, ("as-asked", "policy")) == "as-asked"
+        case b"exchequer-cache-control":
+            _read_cache_control(inbound, value)
         case b"idempotency-key":
             if inbound.idempotency_key is not None or not _IDEMPOTENCY_KEY.fullmatch(value):
                 raise invalid(
@@ -142,6 +147,22 @@ def _one_of[Word: str](name: bytes, value: bytes, words: tuple[Word, ...]) -> Wo
     raise invalid(
         "bad_header", f"The header {name.decode('ascii')} must be {' or '.join(words)}, not “{given[:40]}”."
     )
+
+
+def _read_cache_control(inbound: Inbound, value: bytes) -> None:
+    """no-store: neither look it up nor keep it; no-cache: keep it only; max-age: none that is older."""
+    given = value.strip().lower().decode("ascii", "replace")
+    name, _, seconds = given.partition("=")
+    if given in ("no-store", "no-cache"):
+        inbound.cache_control = given
+    elif name == "max-age" and seconds.isdecimal() and len(seconds) <= 9:
+        inbound.cache_max_age_seconds = int(seconds)
+    else:
+        raise invalid(
+            "bad_header",
+            "The header exchequer-cache-control must be no-store, no-cache or max-age=SECONDS, not "
+            f"“{given[:40]}”.",
+        )
 
 
 def _text(name: bytes, value: bytes) -> str:

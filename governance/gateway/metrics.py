@@ -77,6 +77,13 @@ class Metrics:
         self._calls = Counter(
             "exchequer_calls", "Calls by outcome and reason.", ["outcome", "reason"], registry=registry
         )
+        self._cache = Counter(
+            "exchequer_response_cache",
+            "Calls that a policy has answers kept for, by what became of that.",
+            ["result"],
+            registry=registry,
+        )
+        self._cache_sent: dict[str, int] = {}
         self._upstream = Distribution(
             "exchequer_upstream_first_byte_seconds",
             "From sending a request to the first byte of its reply.",
@@ -110,12 +117,17 @@ class Metrics:
         """A call waited for room, in vain or not."""
         self._waits.add(seconds)
 
-    def publish(self, gauges: Mapping[str, float]) -> None:
-        """Hand over what was counted since the last time, and the gauges' present values."""
+    def publish(self, gauges: Mapping[str, float], cache: Mapping[str, int]) -> None:
+        """Hand over what was counted since the last time, and the gauges' present values. `cache`: what
+        became of look-ups in the response cache, since the start."""
         for labels, total in self.calls.items():
             if new := total - self._sent.get(labels, 0):
                 self._calls.labels(*labels).inc(new)
                 self._sent[labels] = total
+        for result, total in cache.items():
+            if new := total - self._cache_sent.get(result, 0):
+                self._cache.labels(result).inc(new)
+                self._cache_sent[result] = total
         self._upstream.publish()
         self._bound_used.publish()
         self._waits.publish()

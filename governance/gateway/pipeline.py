@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from governance.calls.models import Outcome
 from governance.gateway import (
     admission,
+    cached_replies,
     call_record,
     dry_run,
     errors,
@@ -41,6 +42,10 @@ async def create_message(exchange: Exchange) -> GatewayResponse:
         if answered is not None:
             return answered
     check_policies(exchange)
+    if exchange.route is not None and exchange.route.cache is not None and not exchange.inbound.dry_run:
+        kept = await cached_replies.find(exchange)
+        if kept is not None:
+            return kept
     if exchange.inbound.idempotency_key is not None:
         exchange.claim = await idempotency.claim(exchange)
     if exchange.route is not None and exchange.route.prompt_cache is not None:

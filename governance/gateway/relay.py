@@ -70,10 +70,16 @@ def _passes(name: bytes) -> bool:
 
 def response_headers(exchange: Exchange, upstream: aiohttp.ClientResponse) -> list[tuple[bytes, bytes]]:
     """Upstream's headers without what is not the client's business, and ours."""
-    headers = [header for header in upstream.raw_headers if _passes(header[0])]
-    headers.append((b"exchequer-call-id", msgspec.json.encode(exchange.id)[1:-1]))
-    headers.append((b"exchequer-decision", exchange.decision_text.encode()))
-    headers.append((b"exchequer-cache", b"off"))
+    return [header for header in upstream.raw_headers if _passes(header[0])] + own_headers(exchange)
+
+
+def own_headers(exchange: Exchange) -> list[tuple[bytes, bytes]]:
+    """What we say of any call that is answered, wherever its answer came from."""
+    headers = [
+        (b"exchequer-call-id", msgspec.json.encode(exchange.id)[1:-1]),
+        (b"exchequer-decision", exchange.decision_text.encode()),
+        (b"exchequer-cache", exchange.cache.encode()),
+    ]
     if exchange.asked is not None:
         headers.append((b"exchequer-rewrites", ", ".join(exchange.decision["policy"]["rewrites"]).encode()))
     max_tokens = exchange.decision.get("max_tokens")  # lowered, by the key's cap or to fit in a budget
@@ -188,6 +194,8 @@ async def _relay_message(
         (b"exchequer-cost-usd", nanos_to_usd(charge.cost_nanos).encode()),
     )
     reason = "served" if charge.passes else "usage_unreadable"
+    if exchange.keeping is not None:
+        exchange.keeping.keep(exchange, upstream.status, headers, body, charge, is_stream=False)
 
     def settle() -> None:
         attempt.charge(charge, outcome=Outcome.SERVED, status=upstream.status, reason=reason, content=content)
@@ -232,7 +240,7 @@ class EventStream:
         self._upstream = upstream
         self._tap = StreamTap(upstream.headers.get("content-encoding", "").lower())
         self._failure: Refusal | None = None
-        self._kept = None if exchange.claim is None else bytearray()
+        self._kept = None if exchange.claim is None and exchange.keeping is None else bytearray()
         headers = response_headers(exchange, upstream) + budget_headers(attempt)
         headers.append((b"exchequer-model", _header_value(attempt.model)))
         self._kept_headers = [] if self._kept is None else headers
@@ -251,7 +259,7 @@ class EventStream:
                 if self._kept is not None:
                     self._keep(chunk)
                 if exchange.client_left:
-                    if self._kept is None and (tap.usage.started or tap.unreadable):
+                    if not self._is_read_on and (tap.usage.started or tap.unreadable):
                         return
                 else:
                     yield chunk
@@ -267,8 +275,13 @@ class EventStream:
                 self.response.complete = False  # half an event cannot be finished honestly: cut it off too
 
     def _leave(self) -> None:
-        if self._kept is None and self._tap.usage.started:
+        if not self._is_read_on and self._tap.usage.started:
             self._upstream.close()
+
+    @property
+    def _is_read_on(self) -> bool:
+        """Somebody will come back for the reply."""
+        return self._kept is not None and self._exchange.claim is not None
 
     def _keep(self, chunk: bytes) -> None:
         assert self._kept is not None
@@ -306,8 +319,13 @@ class EventStream:
         def settle() -> None:
             self._attempt.charge(charge, outcome=outcome, status=status, reason=reason)
 
-        if self._kept is not None and tap.stopped:
-            reply = (self._upstream.status, self._kept_headers, bytes(self._kept))
-            idempotency.keep(self._attempt, *reply, self._attempt.settling(settle))
-        else:
+        if self._kept is None or not tap.stopped:
+            return settle()
+        reply = (self._upstream.status, self._kept_headers, bytes(self._kept))
+        exchange = self._exchange
+        if exchange.keeping is not None:
+            exchange.keeping.keep(exchange, *reply, charge, is_stream=True)
+        if exchange.claim is None:
             settle()
+        else:
+            idempotency.keep(self._attempt, *reply, self._attempt.settling(settle))

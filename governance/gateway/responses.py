@@ -6,6 +6,9 @@ from django.http.response import HttpResponseBase
 
 type Headers = Sequence[tuple[bytes, bytes]]
 
+PRIVATE: Headers = ((b"cache-control", b"private, no-store"), (b"vary", b"authorization, x-api-key"))
+"""On whatever we answer to a key: it is for that key alone."""
+
 
 class GatewayResponse(HttpResponseBase):
     """A response whose headers are already wire bytes: either a whole `body`, or a `stream` of chunks.

@@ -38,6 +38,8 @@ from governance.limits.terms import LOAD_LIMITS, LimitTerms
 from governance.limits.terms import reaching as limits_reaching
 from governance.pricing.book import PriceBook
 from governance.pricing.loading import load_book_async, load_contract_rates_async
+from governance.response_cache.purges import LOAD_PURGES, Purges
+from governance.response_cache.purges import compiled as purges_compiled
 from governance.routing.loading import LOAD_POLICIES, Routers
 from governance.routing.router import Router
 from tenants.credentials import open_credential
@@ -92,6 +94,7 @@ class TenantSnapshot:
     status_reason: str
     pauses: tuple[PauseTerms, ...]
     call_limits: tuple[LimitTerms, ...]
+    purges: Purges
     budgets: tuple[BudgetTerms, ...]
     has_wall: bool
     book: PriceBook
@@ -286,6 +289,7 @@ class SnapshotStore:
                 call_limits=tuple(
                     LimitTerms(*found) for found in await fetch_all(connection, LOAD_LIMITS, tenant_id)
                 ),
+                purges=purges_compiled(await fetch_all(connection, LOAD_PURGES, tenant_id)),
                 budgets=tuple(terms),
                 has_wall=has_tenant_wall(terms),
                 book=book.with_contract(await load_contract_rates_async(connection, tenant_id)),

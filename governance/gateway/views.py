@@ -19,7 +19,7 @@ from governance.gateway.authentication import KeyAuthentication, TenantIsActive,
 from governance.gateway.body import ClientLeft
 from governance.gateway.errors import CallRefused
 from governance.gateway.exchange import Exchange
-from governance.gateway.responses import GatewayResponse
+from governance.gateway.responses import PRIVATE, GatewayResponse
 
 log = logging.getLogger(__name__)
 
@@ -112,6 +112,6 @@ class UsageView(LeanAPIView):
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(body)),
-            (b"cache-control", b"private, no-store"),
+            *PRIVATE,
         ]
         return GatewayResponse(200, headers, body)

@@ -30,9 +30,9 @@ def seconds_left(exchange: Exchange) -> float:
     passed = monotonic() - exchange.started_monotonic
     waited_ms = _waited_ms(exchange) + exchange.decision.get("upstream_waited_ms", 0)
     seconds: float = exchange.key.hold_wait_seconds - waited_ms / 1000
-    client_seconds = _client_seconds(exchange)
-    if client_seconds is not None:
-        seconds = min(seconds, client_seconds * CLIENT_SHARE - passed)
+    of_client = client_seconds(exchange)
+    if of_client is not None:
+        seconds = min(seconds, of_client * CLIENT_SHARE - passed)
     return seconds
 
 
@@ -93,7 +93,7 @@ def _waited_ms(exchange: Exchange) -> int:
     return waited
 
 
-def _client_seconds(exchange: Exchange) -> float | None:
+def client_seconds(exchange: Exchange) -> float | None:
     """What the SDK says of its own time-out."""
     for name, value in exchange.inbound.forward:
         if name == _CLIENT_TIMEOUT:

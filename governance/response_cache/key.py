@@ -1,0 +1,52 @@
+"""What makes two requests the same one: a digest over everything that can change the answer. Pure."""
+
+import hashlib
+from collections.abc import Collection, Iterable
+from typing import Literal
+
+import msgspec
+
+type ScopeKind = Literal["tenant", "team", "key"]
+
+DIGEST_BYTES = 32
+UNLIKE_IN_NOTHING = frozenset(
+    ("anthropic-version", "anthropic-beta", "anthropic-dangerous-direct-browser-access")
+)
+"""Headers that are told apart by themselves, or that say something about the client alone."""
+
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+def entry_digest(
+    *,
+    tenant_id: int,
+    scope_kind: ScopeKind,
+    scope_id: int,
+    model: str,
+    version: str,
+    betas: Iterable[str],
+    headers: Iterable[tuple[str, str]],
+    query: str,
+    body: bytes,
+    volatile: Collection[str],
+) -> bytes:
+    """32 bytes. Whose entries are shared has no default: a caller that forgets it fails.
+
+    `headers`: those that go upstream, of which only anthropic-* count; in any order. `body`: one JSON object
+    that was accepted before, so no key is in it twice. `volatile`: top-level fields that make no difference.
+    """
+    others = sorted(
+        f"{name}={value}"
+        for name, value in headers
+        if name.startswith("anthropic-") and name not in UNLIKE_IN_NOTHING
+    )
+    head = [tenant_id, scope_kind, scope_id, model, version, sorted(betas), others, query]
+    parts = [msgspec.json.encode(head)]
+    fields = _decode_fields(body)
+    for name in sorted(fields):
+        if name != "stream" and name not in volatile:
+            value = fields[name]
+            # With its length in front no value can pretend to be two.
+            parts.append(b"\n%b %d\n" % (name.encode(), len(value)))
+            parts.append(bytes(value))
+    return hashlib.sha256(b"".join(parts)).digest()
