@@ -3,6 +3,7 @@
 import hashlib
 import json
 import secrets
+import time
 from typing import Any
 
 from tests.gateway.asking import ASK, HELLO, post, script
@@ -111,6 +112,21 @@ def test_prompts_that_come_again_are_marked_and_what_that_saved_is_on_the_call(
         assert call.baseline_nanos - call.cost_nanos == sum(call.decision["savings"].values())
     held = [attempt.held_nanos for attempt in account.attempts()]
     assert held[1] > held[0]  # the worst case of a marked prompt has the premium in it
+
+
+def test_marks_make_no_difference_to_the_response_cache(stack: Stack, account: Account) -> None:
+    """An answer is kept under the prompt without them; a hit is no sighting, since nothing is sent."""
+    govern(account, "rules: [{name: Both, then: {cache: {ttl_seconds: 60}, prompt_cache: true}}]")
+    rules = f"{secrets.token_hex(8)} " + "Answer by these rules. " * 400
+    ask = {**ASK, "model": "claude-sonnet-5", "system": rules}
+    raws = [encoded({**ask, "messages": [{"role": "user", "content": text}]}) for text in ("One?", "Two?")]
+    first = [post(stack, account, raw).headers for raw in raws]
+    assert [headers["exchequer-cache"] for headers in first] == ["miss", "miss"]
+    assert first[1]["exchequer-rewrites"] == "prompt-cache(1)"
+    account.wait_for_calls(2)
+    time.sleep(0.2)
+    again = [post(stack, account, raw).headers["exchequer-cache"] for raw in raws]
+    assert again == ["hit", "hit"]
 
 
 def test_what_a_rewrite_takes_out_is_saved_by_trimming(stack: Stack, account: Account) -> None:

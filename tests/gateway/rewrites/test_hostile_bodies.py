@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from governance.gateway.request import RequestRefused, read_request
@@ -54,6 +54,7 @@ _FIELDS: dict[str, st.SearchStrategy[Any]] = {
 }
 
 
+@settings(max_examples=60)
 @given(
     fields=st.fixed_dictionaries({}, optional=_FIELDS),
     model=st.sampled_from(["claude-opus-5", "claude-haiku-4-5", "claude-opus-5-5", "claude-nobody-1"]),

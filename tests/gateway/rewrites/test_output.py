@@ -2,7 +2,7 @@
 
 import json
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from governance.gateway.request import read_request
@@ -76,6 +76,7 @@ def test_the_clients_stop_sequences_stay_in_front(book: PriceBook) -> None:
     assert apply(body(), book, stop_sequences=("C",)).request.fields.stop_sequences == ["C"]
 
 
+@settings(max_examples=50)
 @given(raw=bodies(), cap=st.integers(1, 70_000))
 def test_any_body_is_accepted_with_its_output_limited(book: PriceBook, raw: bytes, cap: int) -> None:
     before = read_request(raw)

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from governance.gateway.request import read_request
 from governance.pricing.book import PriceBook
@@ -119,6 +119,7 @@ def test_the_model_that_answers_decides_and_not_the_one_that_was_asked(book: Pri
     assert apply(raw, book, model="claude-opus-5-5", concise=CONCISE).names == ("model",)
 
 
+@settings(max_examples=50)
 @given(raw=bodies(signed=False))
 def test_any_body_is_accepted_with_a_longer_system_prompt(book: PriceBook, raw: bytes) -> None:
     before = read_request(raw)
