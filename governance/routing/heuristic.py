@@ -41,18 +41,20 @@ SIMPLE: Final = keywords(
         "who wrote", "yes or no",
     )
 )  # fmt: skip
-FIRST_WORDS: Final = frozenset(keyword.first for keyword in (*COMPLEXITY, *SIMPLE))
+WANTED: Final = frozenset().union(*(keyword.words for keyword in (*COMPLEXITY, *SIMPLE)))
 """What Words has to look for, for `choose`."""
 
 
-def _by_first_word(wanted: Iterable[Keyword]) -> Mapping[bytes, tuple[Keyword, ...]]:
+def _by_word(wanted: Iterable[Keyword]) -> Mapping[bytes, tuple[Keyword, ...]]:
+    """Each under one of its words: where that is missing, so is the keyword."""
     found: dict[bytes, tuple[Keyword, ...]] = {}
     for keyword in wanted:
-        found[keyword.first] = (*found.get(keyword.first, ()), keyword)
+        rarest = max(keyword.words, key=len)
+        found[rarest] = (*found.get(rarest, ()), keyword)
     return found
 
 
-_COMPLEXITY, _SIMPLE = _by_first_word(COMPLEXITY), _by_first_word(SIMPLE)
+_COMPLEXITY, _SIMPLE = _by_word(COMPLEXITY), _by_word(SIMPLE)
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -84,5 +86,9 @@ def at_most(tier: Tier, asked: Tier) -> Tier:
 
 def _first_of(wanted: Mapping[bytes, tuple[Keyword, ...]], words: Words) -> str | None:
     """The first in the alphabet, so that the same message always has the same reason."""
-    found = words.found & wanted.keys()
-    return min((each.text for first in found for each in wanted[first] if words.has(each)), default=None)
+    first: str | None = None
+    for word in words.found:
+        for keyword in wanted.get(word, ()):
+            if (first is None or keyword.text < first) and words.has(keyword):
+                first = keyword.text
+    return first

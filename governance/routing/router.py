@@ -17,7 +17,7 @@ import msgspec
 from governance.pricing.rates import ModelFacts
 from governance.routing import facts as asked
 from governance.routing import heuristic
-from governance.routing.actions import Action, Filled, Heuristic, compile_actions, route_of, tier_models
+from governance.routing.actions import Action, Heuristic, compile_actions, route_of, tier_models
 from governance.routing.document import Policy, Rule, Tier
 from governance.routing.facts import CallFacts
 from governance.routing.route import AS_ASKED, Applied, Route
@@ -40,9 +40,9 @@ class CompiledRule:
 
     __slots__ = (
         "actions",
+        "asks",
         "ends_policy",
-        "first_test",
-        "more_tests",
+        "models",
         "name",
         "needs_call",
         "policy_id",
@@ -50,6 +50,7 @@ class CompiledRule:
         "shadow",
         "signals",
         "terms",
+        "tests",
         "unless",
         "unless_terms",
         "unless_tests",
@@ -64,10 +65,13 @@ class CompiledRule:
         self.terms = compile_match(rule.when, names)
         self.unless_terms = compile_match(rule.unless, names) if rule.unless is not None else ()
         self.unless = rule.unless is not None
-        self.first_test, *self.more_tests = _cheapest_first(self.terms) or (_always,)
+        of_models = [term.models for term in self.terms if term.models is not None]
+        self.models = frozenset.intersection(*of_models) if of_models else None
+        self.tests = _cheapest_first([term for term in self.terms if term.models is None])
         self.unless_tests = _cheapest_first(self.unless_terms)
         self.actions = compile_actions(rule.then, models)
         self.needs_call = any(not isinstance(action, Action) for action in self.actions)
+        self.asks = self._asks()
         self.signals = ", ".join(
             [
                 *(f"{term.field} {term.wanted}" for term in self.terms),
@@ -75,26 +79,25 @@ class CompiledRule:
             ]
         )
 
-    def matches_beyond_first(self, call: Call) -> bool:
-        """Do all tests but the first hold, and does `unless` not?"""
-        for test in self.more_tests:
-            if not test(call):
-                return False
-        return not (self.unless and all(test(call) for test in self.unless_tests))
+    def is_excepted(self, call: Call) -> bool:
+        """Does `unless` match?"""
+        return all(test(call) for test in self.unless_tests)
 
-    def resolved(self, call: Call) -> Iterable[Action]:
-        """Its actions for this call."""
-        if not self.needs_call:
-            return self.actions  # type: ignore[return-value]
-        found = [action if isinstance(action, Action) else action.resolved(call) for action in self.actions]
-        return [action for action in found if action is not None]
-
-    @property
-    def asks(self) -> set[str]:
+    def _asks(self) -> frozenset[str]:
         found = {term.asks for term in (*self.terms, *self.unless_terms) if term.asks is not None}
-        if any(isinstance(action, Heuristic | Filled) for action in self.actions):
+        if self.needs_call:
             found.add(asked.TEXT)
-        return found
+        return frozenset(found)
+
+
+type Step = tuple[Test, tuple[Test, ...], CompiledRule]
+type Program = tuple[Step, ...]
+
+
+def _step(rule: CompiledRule) -> Step:
+    """The rule with its first test, the others, and itself."""
+    first, *more = rule.tests or (_always,)
+    return first, tuple(more), rule
 
 
 class Router:
@@ -102,6 +105,7 @@ class Router:
 
     __slots__ = (
         "_as_asked",
+        "_named_models",
         "_names",
         "_programs",
         "_routes",
@@ -113,34 +117,57 @@ class Router:
 
     def __init__(self, policies: Sequence[tuple[CompiledRule, ...]], names: Names, *, sticky: bool) -> None:
         self.policies = tuple(policies)
-        self._programs = tuple([tuple([(rule.first_test, rule) for rule in rules]) for rules in policies])
+        self._programs: dict[str, tuple[Program, ...]] = {}
         rules = [rule for rules in policies for rule in rules]
         self.asks: frozenset[str] = frozenset().union(*(rule.asks for rule in rules))
         self.chooses_models = any(action.kind == "model" for rule in rules for action in rule.actions)
         self._names = names
+        self._named_models = frozenset().union(*(rule.models for rule in rules if rule.models is not None))
         self._routes: dict[tuple[object, ...], Route] = {}
-        self._wanted = frozenset().union(*(_first_words(rule) for rule in rules))
+        self._wanted = frozenset().union(*(_wanted_words(rule) for rule in rules))
         self._as_asked = AS_ASKED if sticky else Route(sticky=False)
 
     def route(self, facts: CallFacts) -> Route:
         """What becomes of the call."""
         call = self.call(facts)
         matched = []
-        for rules in self._programs:
-            for first_test, rule in rules:  # most rules end with their first test
-                if first_test(call) and rule.matches_beyond_first(call):
+        for rules in self._programs.get(facts.model) or self._programs_for(facts.model):
+            for first_test, more_tests, rule in rules:
+                if not first_test(call):  # where most rules end
+                    continue
+                for test in more_tests:
+                    if not test(call):
+                        break
+                else:
+                    if rule.unless and rule.is_excepted(call):
+                        continue
                     matched.append(rule)
                     if rule.ends_policy:
                         break
         return self._remembered(call, matched) if matched else self._as_asked
 
+    def _programs_for(self, model: str) -> tuple["Program", ...]:
+        """The rules of each policy that can match calls of that model, with the tests that remain to be made.
+        All models that no rule names are one to the rules, and remembered as one."""
+        name = model if model in self._named_models else ""
+        if name not in self._programs:
+            self._programs[name] = tuple(
+                [
+                    tuple([_step(rule) for rule in rules if rule.models is None or name in rule.models])
+                    for rules in self.policies
+                ]
+            )
+        return self._programs[name]
+
     def _remembered(self, call: Call, matched: list["CompiledRule"]) -> Route:
         """The Route of these rules; the same one again where it depends on nothing but the model."""
+        if any(rule.needs_call for rule in matched):
+            return self.combined(call, matched)
         key = (call.facts.model, *matched)
         route = self._routes.get(key)
         if route is None:
             route = self.combined(call, matched)
-            if len(self._routes) < ROUTES_REMEMBERED_MAX and not any(rule.needs_call for rule in matched):
+            if len(self._routes) < ROUTES_REMEMBERED_MAX:
                 self._routes[key] = route
         return route
 
@@ -172,7 +199,8 @@ class Router:
             ]
         )
         chose, why = _reason(counts)
-        forced = "model" in counts and asked.BUDGET_USED in counts["model"][0].asks
+        chooses = counts.get("model")
+        forced = chooses is not None and asked.BUDGET_USED in chooses[0].asks
         return route_of(
             fields,
             applied=applied,
@@ -212,11 +240,14 @@ def _what_counts(call: Call, matched: Sequence[CompiledRule]) -> tuple[Counts, d
     counts: Counts = {}
     shadows: dict[CompiledRule, list[str]] = {}
     for rule in matched:
-        actions = rule.resolved(call)
-        if rule.shadow:
-            shadows[rule] = [action.said for action in actions]
-            continue
-        for action in actions:
+        would_do = shadows.setdefault(rule, []) if rule.shadow else None
+        for compiled in rule.actions:
+            action = compiled if isinstance(compiled, Action) else compiled.resolved(call)
+            if action is None:
+                continue
+            if would_do is not None:
+                would_do.append(action.said)
+                continue
             first = counts.get(action.kind)
             if first is None or (action.kind == "max_tokens_cap" and _cap(action) < _cap(first[1])):
                 counts[action.kind] = (rule, action)
@@ -252,8 +283,9 @@ def _cheapest_first(terms: Sequence[Term]) -> tuple[Test, ...]:
     return tuple([term.test for term in sorted(terms, key=lambda term: term.cost)])
 
 
-def _first_words(rule: CompiledRule) -> frozenset[bytes]:
-    wanted = [keyword.first for term in (*rule.terms, *rule.unless_terms) for keyword in term.keywords]
-    found = frozenset(wanted)
+def _wanted_words(rule: CompiledRule) -> frozenset[bytes]:
+    """What has to be looked for in a message for that rule."""
+    keywords = [keyword for term in (*rule.terms, *rule.unless_terms) for keyword in term.keywords]
+    found = frozenset().union(*(keyword.words for keyword in keywords))
     uses_heuristic = any(isinstance(action, Heuristic) for action in rule.actions)
-    return found | heuristic.FIRST_WORDS if uses_heuristic else found
+    return found | heuristic.WANTED if uses_heuristic else found

@@ -30,7 +30,9 @@ class Names:
         return frozenset([name] if model is None else [model.model_id, *model.aliases])
 
     def are_same(self, name: str, other: str) -> bool:
-        return name == other or other in self.all_names(name)
+        """Do both name one model?"""
+        model = self._models.get(name)
+        return name == other or (model is not None and model is self._models.get(other))
 
     def tier(self, name: str) -> Tier | None:
         return self._tiers.get(name)
@@ -49,14 +51,14 @@ class Names:
 class Call:
     """A call while its rules are looked at: its facts, and what is worked out of them once."""
 
-    __slots__ = ("_local_minutes", "_names", "_wanted", "_words", "facts")
+    __slots__ = ("_local_times", "_names", "_wanted", "facts", "said")
 
     def __init__(self, facts: CallFacts, names: Names, wanted: frozenset[bytes]) -> None:
         self.facts = facts
         self._names = names
         self._wanted = wanted
-        self._words: Words | None = None
-        self._local_minutes: dict[ZoneInfo, tuple[int, int]] | None = None
+        self.said: Words | None = None
+        self._local_times: dict[ZoneInfo, tuple[int, int]] = {}
 
     @property
     def tier(self) -> Tier | None:
@@ -65,18 +67,17 @@ class Call:
 
     @property
     def words(self) -> Words:
-        if self._words is None:
-            self._words = Words(self.facts.text, self._wanted, self.facts.text_characters)
-        return self._words
+        """Of the message; cut when the first test asks for them, and kept in `said`."""
+        if self.said is None:
+            self.said = Words(self.facts.text, self._wanted, self.facts.text_characters)
+        return self.said
 
     def local_time(self, zone: ZoneInfo) -> tuple[int, int]:
         """(day of the week from Monday, minute of the day) on the clocks of that zone."""
-        if self._local_minutes is None:
-            self._local_minutes = {}
-        found = self._local_minutes.get(zone)
+        found = self._local_times.get(zone)
         if found is None:
             local = self.facts.now.astimezone(zone)
-            found = self._local_minutes[zone] = (local.weekday(), local.hour * 60 + local.minute)
+            found = self._local_times[zone] = (local.weekday(), local.hour * 60 + local.minute)
         return found
 
 
@@ -89,9 +90,10 @@ class Term:
     wanted, actual  for people     asks      the dear fact that it needs, if any
     cost            orders the tests of a rule, cheapest first
     keywords        what has to be looked for in the message for it
+    models          the names of models for which it holds, where it is about nothing but the model
     """
 
-    __slots__ = ("actual", "asks", "cost", "field", "keywords", "test", "wanted")
+    __slots__ = ("actual", "asks", "cost", "field", "keywords", "models", "test", "wanted")
 
     def __init__(
         self,
@@ -103,9 +105,10 @@ class Term:
         asks: str | None = None,
         cost: int = 0,
         keywords: tuple[Keyword, ...] = (),
+        models: frozenset[str] | None = None,
     ) -> None:
         self.field, self.wanted, self.test, self.actual = field, wanted, test, actual
-        self.asks, self.cost, self.keywords = asks, cost, keywords
+        self.asks, self.cost, self.keywords, self.models = asks, cost, keywords, models
 
 
 def compile_match(match: Match, names: Names) -> tuple[Term, ...]:
@@ -154,6 +157,7 @@ def _identity(match: Match, names: Names) -> Iterable[Term]:
             _one_of(match.models),
             lambda call: call.facts.model in models,
             lambda call: call.facts.model,
+            models=models,
         )
     if match.tiers:
         of_tiers = names.of_tiers(match.tiers)
@@ -162,6 +166,7 @@ def _identity(match: Match, names: Names) -> Iterable[Term]:
             _one_of(match.tiers),
             lambda call: call.facts.model in of_tiers,
             lambda call: call.tier or f"{call.facts.model}, whose tier is not known",
+            models=of_tiers,
         )
 
 
@@ -184,7 +189,7 @@ def _size(match: Match) -> Iterable[Term]:
         yield Term(
             "words",
             _range(match.words),
-            lambda call: within(call.words.count),
+            lambda call: within((call.said or call.words).count),
             lambda call: f"{call.words.count:,}",
             asks=asked.TEXT,
             cost=3,
@@ -226,14 +231,16 @@ def _keywords(match: Match) -> Iterable[Term]:
 
 
 def _any_of(wanted: tuple[Keyword, ...]) -> Test:
-    single = frozenset(word.first for word in wanted if word.phrase is None and word.unspaced is None)
+    single = frozenset().union(
+        *(word.words for word in wanted if word.phrase is None and word.unspaced is None)
+    )
     others = tuple(word for word in wanted if word.phrase is not None or word.unspaced is not None)
-    firsts = frozenset(word.first for word in wanted)
+    every = frozenset().union(*(word.words for word in wanted))
     unspaced = any(word.unspaced is not None for word in wanted)
 
     def test(call: Call) -> bool:
-        words = call.words
-        if firsts.isdisjoint(words.found) and not unspaced:
+        words = call.said or call.words
+        if every.isdisjoint(words.found) and not unspaced:
             return False
         return not single.isdisjoint(words.found) or any(words.has(keyword) for keyword in others)
 

@@ -18,7 +18,7 @@ _UNSPACED = re.compile(
 
 
 class Words:
-    """What one message says. `found` are those of `wanted` (first words of keywords) that it has."""
+    """What one message says. `found` are those of `wanted` (all words of keywords) that it has."""
 
     __slots__ = ("_folded", "_spaced", "_text", "_words", "count", "found")
 
@@ -40,24 +40,24 @@ class Words:
             if self._folded is None:
                 self._folded = self._text.casefold()
             return keyword.unspaced in self._folded
-        if keyword.first not in self.found:
+        if not keyword.words <= self.found:
             return False
         if keyword.phrase is None:
-            return True
+            return bool(keyword.words)
         if self._spaced is None:
             self._spaced = b" %s " % b" ".join(self._words)
         return keyword.phrase in self._spaced
 
 
 class Keyword:
-    """A word or phrase as it is looked for. `first`: its first word; b"" where it has none: never found."""
+    """A word or phrase as it is looked for. One without letters and digits has no `words`: never found."""
 
-    __slots__ = ("first", "phrase", "text", "unspaced")
+    __slots__ = ("phrase", "text", "unspaced", "words")
 
     def __init__(self, text: str) -> None:
         self.text = text
         words = cut(text)
-        self.first = words[0] if words else b""
+        self.words = frozenset(words)
         self.phrase = b" %s " % b" ".join(words) if len(words) > 1 else None
         self.unspaced = " ".join(text.casefold().split()) if _UNSPACED.search(text) else None
 

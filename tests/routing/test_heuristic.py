@@ -86,6 +86,6 @@ def test_the_reason_names_the_signals() -> None:
 
 def test_the_words_of_a_message_that_was_cut_off_are_counted_about_right() -> None:
     text = "word " * 100
-    assert heuristic.choose(Words(f"analyze {text}", heuristic.FIRST_WORDS)).tier == "sonnet"
-    cut_off = Words(f"analyze {text}", heuristic.FIRST_WORDS, characters=5 * len(text))
+    assert heuristic.choose(Words(f"analyze {text}", heuristic.WANTED)).tier == "sonnet"
+    cut_off = Words(f"analyze {text}", heuristic.WANTED, characters=5 * len(text))
     assert heuristic.choose(cut_off).tier == "opus"

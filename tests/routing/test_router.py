@@ -8,6 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.routing import LAST, cpu_us
+from bench.routing import call as long_call
+from bench.routing import router as fifty_rules
 from governance.routing.document import Policy
 from governance.routing.facts import BUDGET_USED, END_USER, FEATURES, TEXT, TURN
 from governance.routing.route import AS_ASKED
@@ -301,3 +304,12 @@ def test_a_misspelled_condition_is_refused_and_cannot_match_everything() -> None
 
 def test_every_family_of_models_is_a_tier_or_none() -> None:
     assert {model.family for model in MODELS} == {"haiku", "sonnet", "opus", "fable", "mythos", "claude-2"}
+
+
+# --- What it costs --------------------------------------------------------------------------------
+@pytest.mark.parametrize("last", LAST.values(), ids=LAST)
+def test_fifty_rules_cost_a_call_microseconds(last: dict[str, Any]) -> None:
+    """20 µs is the goal, measured by bench/routing.py; five times that leaves room for a busy machine."""
+    compiled, call = fifty_rules(last), long_call(100)
+    assert len(compiled.policies[0]) == 50
+    assert cpu_us(lambda: compiled.route(call), rounds=7, calls=100)[0] < 100

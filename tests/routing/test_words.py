@@ -15,7 +15,7 @@ from tests.routing import naive
 
 def has(text: str, keyword: str) -> bool:
     wanted = Keyword(keyword)
-    return Words(text, frozenset([wanted.first])).has(wanted)
+    return Words(text, wanted.words).has(wanted)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_keywords_are_whole_words_in_any_case(text: str, keyword: str, found: bo
 @given(text=st.text(max_size=60), keyword=st.text(alphabet="abAB éß-'“ \u00a0", min_size=2, max_size=8))
 def test_a_keyword_is_found_where_a_naive_reading_finds_it(text: str, keyword: str) -> None:
     words = naive.re.findall(r"\w+", f"{text} {keyword} {text}".casefold())
-    if Keyword(keyword).first:
+    if Keyword(keyword).words:
         assert has(f"{text} {keyword} {text}", keyword)
         assert has(text, keyword) is naive.said(keyword, naive.re.findall(r"\w+", text.casefold()))
     assert Words(f"{text} {keyword} {text}").count == len(words)
