@@ -9,9 +9,11 @@ from django import forms
 from django.db import connection
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
+from governance.budgets.terms import LOAD_TERMS, covering, terms_from_row
 from governance.console.access import Access
 from governance.console.fields import MomentField, TagsField
 from governance.core.clock import utcnow
+from governance.ledger.models import BudgetPeriod, DatabaseNow, limit_now
 from governance.pricing.loading import load_book
 from governance.pricing.tables import PriceBookIncomplete
 from governance.routing.document import Policy
@@ -19,6 +21,7 @@ from governance.routing.models import RoutingPolicy, Scope
 from governance.routing.preview import Preview, preview
 from governance.routing.telling import governed_keys
 from governance.routing.trial import router_with
+from tenants.models import ApiKey
 
 BODY_BYTES_MAX = 1_000_000
 SAMPLE_BODY = json.dumps(
@@ -60,7 +63,7 @@ class PreviewForm(forms.Form):
         max_value=100,
         required=False,
         widget=UnfoldAdminTextInputWidget(attrs={"type": "number"}),
-        help_text="Of the fullest hard budget; empty where none covers the call.",
+        help_text="Empty is what it is now: of the fullest hard budget that covers all calls of the key.",
     )
     at = MomentField(label="Time", required=False, help_text="Empty is now.")
     use = forms.ChoiceField(
@@ -107,6 +110,9 @@ def previewed(policy: RoutingPolicy, text: Policy, data: dict[str, Any]) -> dict
     """What templates/console/policy_preview.html shows. ValueError with a sentence about the pasted body."""
     key, at = data["key"], data["at"] or utcnow()
     team_id = key.team_id if key else int(policy.scope_ref) if policy.scope == Scope.TEAM else None
+    used = data["budget_used"]
+    if used is None and key is not None:
+        used = percent_used_now(key)
     facts = _Proxy.load().pasted_facts(
         data["body"],
         tags={**(key.default_tags if key else {}), **data["tags"]},
@@ -114,7 +120,7 @@ def previewed(policy: RoutingPolicy, text: Policy, data: dict[str, Any]) -> dict
         team_id=team_id,
         at=at,
         latency=data["latency"],
-        budget_used_percent=data["budget_used"],
+        budget_used_percent=used,
     )
     seen = preview(router_with(policy, text, key), facts)
     names, reasons = _rewrites(seen, data["body"], at, key)
@@ -126,6 +132,26 @@ def previewed(policy: RoutingPolicy, text: Policy, data: dict[str, Any]) -> dict
         "not_done": reasons,
         "groups": _by_policy(policy, seen),
     }
+
+
+def percent_used_now(key: ApiKey) -> int | None:
+    """Of the fullest hard budget that covers every call of the key, spent and held; None without one. The
+    gateway counts those of end users, tags and sessions too, which a call names."""
+    with connection.cursor() as cursor:
+        cursor.execute(LOAD_TERMS, [key.tenant_id])
+        terms = [terms_from_row(row) for row in cursor.fetchall()]
+    legs = covering(terms, team_id=key.team_id, key_id=key.lineage_id).legs
+    wanted = {leg.key for leg in legs if leg.budget.hard}
+    now = DatabaseNow()
+    rows = BudgetPeriod.objects.filter(
+        budget_id__in={budget_id for budget_id, _ in wanted}, starts_at__lte=now, ends_at__gt=now
+    ).annotate(limit_now_nanos=limit_now())
+    percents = [
+        (row.spent_nanos + row.held_nanos) * 100 // row.limit_now_nanos if row.limit_now_nanos > 0 else 100
+        for row in rows
+        if (row.budget_id, row.subject) in wanted
+    ]
+    return max(percents, default=0 if wanted else None)
 
 
 def outcome_words(seen: Preview) -> list[tuple[str, str]]:

@@ -283,6 +283,27 @@ def test_a_preview_shows_each_rules_terms_with_their_values_and_the_outcome(alic
     assert AuditEvent.objects.count() == before
 
 
+@pytest.mark.usefixtures("_prices")
+def test_a_preview_knows_how_full_the_budgets_of_a_key_are(alice: House) -> None:
+    """cases I1: “above 99 %” fired at a few percent elsewhere, and nothing showed the figure."""
+    save_draft(
+        alice.policy, "rules:\n  - {name: Full, when: {budget_used: {at_least: 99}}, then: {deny: Full.}}\n"
+    )
+    lead = browser(alice.person("lead", in_team=True))
+
+    def shown() -> str:
+        answer = lead.post(page(alice.policy, "preview"), asked(body_of("Hello"), key=alice.key.key.pk))
+        return " ".join(unescape(re.sub("<[^>]*>", " ", answer.content.decode())).split())
+
+    assert "✗ budget_used ≥ 99 % is 2 %" in shown()  # $2.008… of $100 are spent and held
+    with platform_scope():
+        alice.period.spent_nanos = 97_000_000_000
+        alice.period.save()
+    text = shown()
+    assert "✓ budget_used ≥ 99 % is 99 %" in text
+    assert "Refused: Full." in text
+
+
 def test_a_preview_offers_only_keys_that_one_may_see_and_says_what_is_wrong_first(
     alice: House, bob: House
 ) -> None:

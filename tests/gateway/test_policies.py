@@ -3,7 +3,7 @@
 import asyncio
 import io
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -20,7 +20,8 @@ from governance.routing.policies import create_policy, publish, roll_back, save_
 from governance.routing.route import Route
 from tenants.keys import IssuedKey, issue_key
 from tenants.scope import platform_scope
-from tests.harness import Account, make_tenant
+from tests.gateway.asking import post
+from tests.harness import Account, Stack, make_tenant, start_stack
 from tests.tenants.makers import make_team
 
 
@@ -105,6 +106,37 @@ async def test_a_publish_a_roll_back_and_a_switch_reach_every_worker_within_a_se
                 while (said := await denied(store, account.issued)) != wanted:
                     assert time.monotonic() < deadline, f"still {said}"
                     await asyncio.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def two_workers() -> Iterator[Stack]:
+    with start_stack(workers=2) as running:
+        yield running
+
+
+def test_a_publish_is_in_force_at_every_worker_of_a_running_gateway_within_a_second(
+    two_workers: Stack, account: Account
+) -> None:
+    def answers_become(status: int, words: str) -> None:
+        deadline = time.monotonic() + 1.0
+        for worker in range(2):
+            while True:
+                answer = post(two_workers, account, worker=worker)
+                if answer.status_code == status and words in answer.text:
+                    break
+                assert time.monotonic() < deadline, f"worker {worker} still answers {answer.status_code}"
+                time.sleep(0.02)
+
+    for worker in range(2):
+        assert post(two_workers, account, worker=worker).status_code == 200
+    policy = published(account, denial("Closed today."))
+    answers_become(400, "Closed today.")
+    publish(save_draft(policy, denial("Closed for good.")))
+    answers_become(400, "Closed for good.")
+    roll_back(policy, 1)
+    answers_become(400, "Closed today.")
+    set_enabled(policy, False)
+    answers_become(200, "")
 
 
 async def denied(store: SnapshotStore, issued: IssuedKey) -> str | None:

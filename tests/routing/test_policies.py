@@ -124,6 +124,37 @@ def test_a_bad_policy_is_refused_with_its_line_and_the_old_version_stays_live(al
     assert actions_of(policy)[-1] == "policy.draft"
 
 
+@pytest.fixture(scope="module")
+def _prices() -> None:
+    call_command("load_prices", yes=True, stdout=io.StringIO())
+
+
+@pytest.mark.usefixtures("_prices")
+@pytest.mark.parametrize(
+    ("then", "words"),
+    [
+        ("{route: {model: claude-opus-55}}", "No model is named “claude-opus-55”"),
+        ("{route: {model: claude-2.1}}", "retired"),
+        ("{route: {tier: haiku}, fallbacks: [{tier: sonnet}, {tier: haiku}]}", "what the rule routes to"),
+        ("{fallbacks: [{tier: sonnet}, {model: claude-sonnet-5-5}]}", "twice"),
+        ("{route: {cascade: {first: {tier: opus}, then: {tier: opus}}}}", "asks claude-opus-5-5 twice"),
+        ("{route: {tier: haiku}, on_exhausted: {tier: opus}}", "no cheaper"),
+        ("{max_tokens: {cap: 0}}", "at least 1"),
+        ("{max_tokens: {cap: 999999}}", "caps nothing"),
+        ("{max_tokens: {cap: 100, set: 200}}", "more than the cap"),
+    ],
+)
+def test_unknown_models_cycles_and_impossible_caps_are_refused_and_the_old_version_stays_live(
+    alice: Tenant, then: str, words: str
+) -> None:
+    policy = publish(a_policy(alice)).policy
+    save_draft(policy, f"rules:\n  - name: Wrong\n    then: {then}\n")
+    with pytest.raises(DraftRefused, match=words) as refused:
+        publish(policy)
+    assert {problem.line for problem in refused.value.problems} == {3}
+    assert live_source(policy) == CAPPED
+
+
 def test_what_is_live_already_makes_no_version(alice: Tenant) -> None:
     policy = publish(a_policy(alice)).policy
     with pytest.raises(NothingChanged, match="Version 1"):
