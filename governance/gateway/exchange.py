@@ -104,7 +104,7 @@ class Exchange:
         self.taken: Taken | None = None
         self.quota: Quota | None = None
         self.route: Route | None = None
-        self.prompt_prefix: bytes | None = None
+        self.prompt_prefix: tuple[str, bytes] | None = None
         self.earlier: Earlier | None = None
         self.cache = "off"
         """What the response cache did: off, bypass, miss or hit (cached_replies.py)."""

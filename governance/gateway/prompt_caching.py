@@ -19,6 +19,9 @@ from governance.pricing.book import PriceBook
 if TYPE_CHECKING:
     from governance.gateway.exchange import Exchange
 
+BYTES_MAX = 4 * 1024 * 1024
+"""About a million tokens of text. More is pictures, and other calls would wait while it is hashed."""
+
 
 def mark(exchange: "Exchange") -> None:
     """Marks the request where that pays; the decision says what was done or why not."""
@@ -31,13 +34,19 @@ def mark(exchange: "Exchange") -> None:
         f"{key.lineage_id} {exchange.session or exchange.tags.get('endpoint', '')}",
         exchange.started_monotonic,
     )
-    result = marked(request, route.prompt_cache, key.tenant.book, exchange.started_at, caller)
     about = exchange.decision.setdefault("policy", {})
+    if len(request.body) > BYTES_MAX:
+        about["not_done"] = (
+            *about.get("not_done", ()),
+            "prompt-cache: the prompt is too large to be looked at",
+        )
+        return
+    result = marked(request, route.prompt_cache, key.tenant.book, exchange.started_at, caller)
     about["rewrites"] = (*about.get("rewrites", ()), *result.names)
     about["not_done"] = (*about.get("not_done", ()), *result.reasons)
     if result.prompt_prefix is None:
         return
-    exchange.prompt_prefix = result.prompt_prefix
+    exchange.prompt_prefix = result.request.model, result.prompt_prefix
     exchange.request = result.request
     exchange.asked = exchange.asked or request
     terms = exchange.asked_terms or Asked(exchange.asked.model, sent_bytes=len(result.request.body))
@@ -47,8 +56,10 @@ def mark(exchange: "Exchange") -> None:
 def learn(exchange: "Exchange", passes: tuple[Pass, ...], book: PriceBook) -> None:
     """What the reply to a marked prompt read and wrote: remembered, and on the call's row. `passes`: as
     served; there is one at least."""
-    prefix = exchange.prompt_prefix
-    assert prefix is not None
+    assert exchange.prompt_prefix is not None
+    model, prefix = exchange.prompt_prefix
+    if book.model(passes[0].model) is not book.model(model):
+        return  # another model answered, whose cache says nothing of this one's
     worth = exchange.gateway.prompt_memory.learn(
         prefix, passes, book, exchange.started_at, began=exchange.started_monotonic, now=monotonic()
     )

@@ -114,6 +114,22 @@ def test_prompts_that_come_again_are_marked_and_what_that_saved_is_on_the_call(
     assert held[1] > held[0]  # the worst case of a marked prompt has the premium in it
 
 
+def test_another_models_answer_says_nothing_of_a_marked_prompt(stack: Stack, account: Account) -> None:
+    govern(
+        account,
+        "rules: [{name: Both, then: {prompt_cache: true, fallbacks: [{model: claude-haiku-5-5}]}}]",
+    )
+    system = f"{secrets.token_hex(8)} " + "Answer by these rules. " * 400
+    ask = {**ASK, "model": "claude-sonnet-5", "system": system}
+    overloaded = script(id=secrets.token_hex(4), error={"type": "overloaded_error", "times": 1})
+    assert post(stack, account, ask).status_code == 200
+    response = post(stack, account, ask, headers=overloaded)
+    assert response.headers["exchequer-model"] == HAIKU
+    assert response.headers["exchequer-rewrites"] == "prompt-cache(1)"
+    call = account.wait_for_calls(2)[1]
+    assert "prompt_cache" not in call.decision
+
+
 def test_marks_make_no_difference_to_the_response_cache(stack: Stack, account: Account) -> None:
     """An answer is kept under the prompt without them; a hit is no sighting, since nothing is sent."""
     govern(account, "rules: [{name: Both, then: {cache: {ttl_seconds: 60}, prompt_cache: true}}]")
