@@ -1,6 +1,6 @@
 """A TCP proxy that spoils what passes: slow, in crumbs, cut at byte N, reset, or silent with the line open.
 
-Put it in front of PostgreSQL (`server` is a database URL), of the Claude API or of the gateway
+Put it in front of PostgreSQL or Valkey (`server` is their URL), of the Claude API or of the gateway
 (`server` is an http URL). Each direction has its own `Chaos`; what is set holds for every connection,
 open ones too. In an async test: `await start()`; in a synchronous one: `with in_thread(proxy) as url`.
 """
@@ -54,6 +54,9 @@ class ChaosProxy:
     def url(self) -> str:
         if self._parts.scheme == "http":
             return f"http://127.0.0.1:{self._port}"
+        if self._parts.scheme in ("redis", "unix"):
+            database = parse_qs(self._parts.query).get("db", [self._parts.path.strip("/")])[0]
+            return f"redis://127.0.0.1:{self._port}/{database or 0}"
         user = f"{self._parts.username}:{self._parts.password or ''}"
         path = f"{self._parts.path}?sslmode=disable&gssencmode=disable"
         return f"postgresql://{user}@127.0.0.1:{self._port}{path}"
@@ -80,6 +83,8 @@ class ChaosProxy:
         self._armed = True
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if self._parts.scheme == "unix":
+            return await asyncio.open_unix_connection(self._parts.path)
         folder = parse_qs(self._parts.query).get("host")
         if folder:
             return await asyncio.open_unix_connection(str(Path(folder[0]) / ".s.PGSQL.5432"))

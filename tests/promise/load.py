@@ -49,8 +49,8 @@ async def call(
     try:
         async with session.post(f"{url}/v1/messages", json=body, headers=headers(key, script)) as response:
             return Reply(response.status, await response.read(), dict(response.headers))
-    except aiohttp.ClientError:
-        return Reply(0, b"", {})
+    except aiohttp.ClientError as error:
+        return Reply(0, b"", {"error": repr(error)})
 
 
 async def storm(
@@ -87,15 +87,21 @@ async def storm(
 async def varied_storm(
     orders: Sequence[tuple[str, str, dict[str, Any], dict[str, Any]]], *, concurrency: int
 ) -> list[Reply]:
-    """Each (worker's address, key, body, script) once, so many at once."""
+    """Each (worker's address, key, body, script) once, so many at once; a 503 again after its retry-after,
+    as SDKs do it: a process that is asked for 500 calls in its first instant may be too busy for some."""
     waiting = iter(orders)
     replies: list[Reply] = []
 
     async def caller(session: aiohttp.ClientSession) -> None:
         for url, key, body, script in waiting:
-            replies.append(await call(session, url, key, body, script))
+            reply = await call(session, url, key, body, script)
+            while reply.status == 503:
+                await asyncio.sleep(int(reply.headers.get("retry-after", "1")))
+                reply = await call(session, url, key, body, script)
+            replies.append(reply)
 
-    connector = aiohttp.TCPConnector(limit=0)
+    # A connection each: one that is kept may be closed by the server in the moment of its next call.
+    connector = aiohttp.TCPConnector(limit=0, force_close=True)
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(600)) as session:
         await asyncio.gather(*(caller(session) for _ in range(concurrency)))
     return replies

@@ -206,7 +206,10 @@ def test_a_storm_over_four_legs_uses_the_limit_up_to_less_than_one_call_and_pass
     began = time.monotonic()
     replies = asyncio.run(varied_storm(orders, concurrency=at_once))
     seconds = time.monotonic() - began
-    assert {reply.status for reply in replies} == {200, 429}, Counter(reply.status for reply in replies)
+    said = [reply for reply in replies if reply.status != 200]
+    statuses = Counter((reply.status, str(reply.error or reply.headers)[:60]) for reply in said)
+    logs = "".join(worker.log_text()[-1000:] for worker in stack.workers)
+    assert {reply.status for reply in replies} == {200, 429}, f"{statuses}\n{logs}"
 
     def recorded() -> int:
         with platform_scope():
@@ -224,8 +227,8 @@ def test_a_storm_over_four_legs_uses_the_limit_up_to_less_than_one_call_and_pass
     assert spent == sum(line["usage"]["output_tokens"] for line in bill) * TOKEN_NANOS
     assert limit - SMALLEST * TOKEN_NANOS < spent <= limit
     assert sum(reply.status == 200 for reply in replies) == len(bill)
-    refused = [call for call in account.calls() if call.outcome == "refused"]
-    assert {call.reason for call in refused} <= {"budget_exhausted", "budget_held"}
+    refused = [call for call in account.calls() if call.reason in ("budget_exhausted", "budget_held")]
+    assert len(refused) == sum(reply.status == 429 for reply in replies)
     for call in refused:
         figures = call.decision["refused"]
         taken = figures["spent_nanos"] + figures["held_nanos"] + figures["ahead_nanos"]
