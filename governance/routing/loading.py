@@ -56,9 +56,18 @@ class Routers:
             return None
         versions = tuple(version for _, version, _ in found)
         if versions not in self._routers:
-            policies = [_read(*row) for row in found]
-            self._routers[versions] = compile_router(policies, models=self._models, team_ids=self._team_ids)
+            self._routers[versions] = self._compiled([_read(*row) for row in found])
         return self._routers[versions]
+
+    def _compiled(self, policies: Sequence[CompiledInput]) -> Router:
+        """What passed an older release's checks and not this one's denies too, and breaks nothing else."""
+        try:
+            return compile_router(policies, models=self._models, team_ids=self._team_ids)
+        except Exception:
+            rows = [policy.version_id for policy in policies]
+            log.exception("Policies of the version rows %s cannot be compiled; they deny every call.", rows)
+            denying = [CompiledInput(each.policy_id, each.version_id, UNREADABLE) for each in policies]
+            return compile_router(denying, models=self._models)
 
 
 def _read(policy_id: int, version_id: int, document: str) -> CompiledInput:

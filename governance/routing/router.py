@@ -160,8 +160,9 @@ class Router:
         return self._programs[name]
 
     def _remembered(self, call: Call, matched: list["CompiledRule"]) -> Route:
-        """The Route of these rules; the same one again where it depends on nothing but the model."""
-        if any(rule.needs_call for rule in matched):
+        """The Route of these rules; the same one again where it depends on nothing but the model. Names that
+        clients make up are not remembered: they would crowd out the others."""
+        if not self._names.is_known(call.facts.model) or any(rule.needs_call for rule in matched):
             return self.combined(call, matched)
         key = (call.facts.model, *matched)
         route = self._routes.get(key)

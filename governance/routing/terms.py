@@ -29,6 +29,9 @@ class Names:
         model = self._models.get(name)
         return frozenset([name] if model is None else [model.model_id, *model.aliases])
 
+    def is_known(self, name: str) -> bool:
+        return name in self._models
+
     def are_same(self, name: str, other: str) -> bool:
         """Do both name one model?"""
         model = self._models.get(name)
