@@ -111,6 +111,8 @@ class GatewayHandler:
                 response = await self._respond(exchange, scope)
             except ClientLeft:
                 self.gateway.metrics.calls["cut", "client_left"] += 1
+                if exchange.earlier is not None:
+                    exchange.earlier.leave_nothing_open()
                 return
             try:
                 if response.stream is None:

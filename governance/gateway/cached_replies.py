@@ -16,6 +16,7 @@ from time import monotonic, time
 from typing import TYPE_CHECKING
 
 from governance.calls.models import Outcome
+from governance.core.money import nanos_to_usd
 from governance.gateway import call_record, savings
 from governance.gateway.authentication import check_again, check_pauses
 from governance.gateway.body import ClientLeft
@@ -242,6 +243,7 @@ def _hit(exchange: "Exchange", entry: Entry) -> GatewayResponse | None:
         headers = [header for header in headers if header[0].lower() != b"content-type"]
         headers.append((b"content-type", content_type))
     exchange.cache = "hit"
+    paid_nanos = 0 if exchange.earlier is None else exchange.earlier.paid_nanos
     exchange.decision["first_call"] = entry.call_id
     exchange.first_byte_ms = exchange.elapsed_ms()
 
@@ -256,7 +258,7 @@ def _hit(exchange: "Exchange", entry: Entry) -> GatewayResponse | None:
             *PRIVATE,
             (b"age", b"%d" % max(0, time() - entry.stored_at)),
             (b"content-length", b"%d" % len(body)),
-            (b"exchequer-cost-usd", b"0.00"),
+            (b"exchequer-cost-usd", nanos_to_usd(paid_nanos).encode()),
         ],
         body,
         after=record,
@@ -268,8 +270,10 @@ def _record(exchange: "Exchange", entry: Entry) -> None:
     asked = exchange.asked_terms or savings.Asked(exchange.requested_model or "", sent_bytes=1)
     book = exchange.key.tenant.book
     saved = savings.of_hit(asked, entry.passes, book, exchange.started_at)
-    if saved.layers:
-        exchange.decision["savings"] = saved.layers
+    paid_nanos = 0 if exchange.earlier is None else exchange.earlier.paid_nanos
+    layers = saved.layers | ({"overhead": -paid_nanos} if paid_nanos else {})
+    if layers:
+        exchange.decision["savings"] = layers
     call = call_record.of_call(exchange, Outcome.SERVED, 200, "cached")
     call.served_model = entry.served_model
     call.baseline_nanos = saved.baseline_nanos

@@ -82,5 +82,6 @@ def with_money(call: CallRecord, exchange: "Exchange", attempt: AttemptRecord) -
     call.price_version = attempt.price_version
     if exchange.earlier is not None:
         exchange.earlier.add_to(call)
-    call.baseline_nanos = call.cost_nanos
+    if call.baseline_nanos is None:
+        call.baseline_nanos = call.cost_nanos
     return call

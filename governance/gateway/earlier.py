@@ -14,7 +14,6 @@ writes the row (desk/sweeper.py). Where there is no step 2, the row comes with t
 """
 
 import asyncio
-import logging
 from typing import TYPE_CHECKING
 
 from governance.calls.models import Outcome
@@ -28,8 +27,6 @@ from governance.gateway.errors import CallRefused
 
 if TYPE_CHECKING:
     from governance.gateway.exchange import Exchange
-
-log = logging.getLogger(__name__)
 
 DURABLE_SECONDS_MAX = 10.0
 """The ledger has just taken the next hold; if the settlement before it takes longer, something is wrong."""
@@ -71,6 +68,13 @@ class Earlier:
         """The hold that the next one must follow."""
         return self._open.held if self._open is not None else None
 
+    @property
+    def paid_nanos(self) -> int:
+        """What the call has cost up to now."""
+        return self.cost_nanos + (
+            0 if self._charge is None or self._open is None else self._charge.cost_nanos
+        )
+
     def add_to(self, call: CallRecord) -> None:
         """Add what is settled to the row of the call."""
         call.attempts += self.attempts
@@ -99,10 +103,9 @@ class Earlier:
             self._exchange.taken.close(self.passes or None)
 
     def leave_nothing_open(self) -> None:
-        """The call is over, however that came. An attempt that nobody has settled is settled now."""
+        """The client has left. An attempt that waits to be settled ends the call."""
         if self._open is not None and not self._open.resolved:
-            log.error("Call %s ended without settling an attempt.", self._exchange.id)
-            self.end_with(call_record.of_call(self._exchange, Outcome.FAILED, 500, "internal"))
+            self.end_with(call_record.of_call(self._exchange, Outcome.CUT, 499, "client_left"))
 
     async def give_way_to(self, following: Attempt) -> None:
         """Settle the ended attempt, now that the next one has its hold. CallRefused when that does not become

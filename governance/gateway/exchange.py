@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from copy import copy
 from datetime import datetime
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -110,6 +111,15 @@ class Exchange:
         """What the response cache did: off, bypass, miss or hit (cached_replies.py)."""
         self.keeping: Keeping | None = None
 
+    def aside(self, request: Request) -> "Exchange":
+        """The same call with a request of ours, which the client does not see: to classify, to summarise. It
+        has a bound and decisions of its own, and nothing to give back."""
+        aside = copy(self)
+        aside._request, aside._features, aside.asked, aside.asked_terms = request, None, None, None
+        aside.body, aside.body_bytes_taken, aside.decision = request.body, 0, {}
+        aside.bound = aside.taken = aside.on_leave = aside.early_facts = aside.route = None
+        return aside
+
     def read_headers(self, scope: Any) -> None:
         """CallRefused for headers that cannot be read."""
         self.inbound = read_headers(scope["headers"])
@@ -138,8 +148,6 @@ class Exchange:
         a call that refers to itself would stay in memory until the garbage collector finds it.
         """
         self.on_leave = None
-        if self.earlier is not None:
-            self.earlier.leave_nothing_open()
         if self.taken is not None and self.held_ms is None:  # refused or gone before money was held
             self.taken.close()
         if self.quota is not None:

@@ -30,6 +30,7 @@ from governance.gateway.earlier import Earlier
 from governance.gateway.errors import Refusal, envelope
 from governance.gateway.exchange import Exchange
 from governance.gateway.kept_replies import KeptReplies
+from governance.gateway.labels import Labels
 from governance.gateway.metrics import Metrics
 from governance.gateway.responses import GatewayResponse
 from governance.gateway.rewrites.prompt_cache_memory import Memory
@@ -98,6 +99,7 @@ class Gateway:
         self.alerts = Alerts()
         self.breaker = Breaker(store, BREAKER_SECONDS)
         self.unended: dict[UUID, Earlier] = {}
+        self.labels = Labels()
         self._publisher: asyncio.Task[None] | None = None
 
     @classmethod

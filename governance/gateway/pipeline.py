@@ -37,27 +37,27 @@ from governance.gateway.upstream import Lost, NotReached, TimedOut, read_body
 async def create_message(exchange: Exchange) -> GatewayResponse:
     """POST /v1/messages for an authenticated key (views.py)."""
     await read(exchange)
-    if exchange.key.router is not None:
-        answered = await policy.decide(exchange)
-        if answered is not None:
-            return answered
-    check_policies(exchange)
-    if exchange.route is not None and exchange.route.cache is not None and not exchange.inbound.dry_run:
-        kept = await cached_replies.find(exchange)
-        if kept is not None:
-            return kept
     if exchange.inbound.idempotency_key is not None:
         exchange.claim = await idempotency.claim(exchange)
-    if exchange.route is not None and exchange.route.prompt_cache is not None:
-        prompt_caching.mark(exchange)
-    promise = worst_case(exchange)
-    if exchange.inbound.dry_run:
-        return await dry_run.report(exchange, promise)
-    if exchange.key.call_limits:
-        await rate_limits.take(exchange)
-    if exchange.gateway.quotas.short:
-        promise = await exchange.gateway.quotas.wait(exchange) or promise
     try:
+        if exchange.key.router is not None:
+            answered = await policy.decide(exchange)
+            if answered is not None:
+                return answered
+        check_policies(exchange)
+        if exchange.route is not None and exchange.route.cache is not None and not exchange.inbound.dry_run:
+            kept = await cached_replies.find(exchange)
+            if kept is not None:
+                return kept
+        if exchange.route is not None and exchange.route.prompt_cache is not None:
+            prompt_caching.mark(exchange)
+        promise = worst_case(exchange)
+        if exchange.inbound.dry_run:
+            return await dry_run.report(exchange, promise)
+        if exchange.key.call_limits:
+            await rate_limits.take(exchange)
+        if exchange.gateway.quotas.short:
+            promise = await exchange.gateway.quotas.wait(exchange) or promise
         attempt = await admission.hold(exchange, promise)
     except idempotency.KeyTaken as taken:
         return await idempotency.replay(exchange, taken.first)

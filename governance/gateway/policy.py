@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from governance.gateway import errors
+from governance.gateway import classifying, errors
 from governance.gateway.call_facts import facts_of
 from governance.gateway.conversations import conversation_of
 from governance.gateway.errors import CallRefused
@@ -45,6 +45,8 @@ async def decide(exchange: "Exchange") -> GatewayResponse | None:
     if route.answer is not None:
         return template_answer(exchange, route.answer)
     on = await _conversation_model(exchange, route, facts)
+    if on is None and route.classify is not None:
+        route = replace(route, model=await classifying.model_for(exchange, route.classify))
     model, reasons = _model(exchange, route, on)
     exchange.route = route = replace(route, model=model)
     sent = rewritten(

@@ -168,6 +168,13 @@ async def _relay_error(
     return GatewayResponse(status, headers, body)
 
 
+def is_proof(status: int, body: bytes | None, content_encoding: str) -> bool:
+    """Whether such an answer proves that nothing was billed: the API itself refused the request."""
+    if status < 400:
+        return False
+    return status < 500 or status == OVERLOADED or _is_envelope(body, content_encoding)
+
+
 def _is_envelope(body: bytes | None, content_encoding: str) -> bool:
     """Whether a body is the API's own `{"type": "error", "error": {"type": …}}`."""
     try:
@@ -188,10 +195,11 @@ async def _relay_message(
     headers = response_headers(exchange, upstream)
     served = charge.passes[0].model if charge.passes else attempt.model
     headers += budget_headers(attempt)
+    paid_nanos = 0 if exchange.earlier is None else exchange.earlier.paid_nanos
     headers += (
         (b"content-length", b"%d" % len(body)),
         (b"exchequer-model", _header_value(served)),
-        (b"exchequer-cost-usd", nanos_to_usd(charge.cost_nanos).encode()),
+        (b"exchequer-cost-usd", nanos_to_usd(charge.cost_nanos + paid_nanos).encode()),
     )
     reason = "served" if charge.passes else "usage_unreadable"
     if exchange.keeping is not None:

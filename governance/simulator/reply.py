@@ -1,5 +1,6 @@
 """What the simulator says: content, stop reason and usage of a reply, the same for the same request."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from governance.simulator.signing import signature
 from governance.simulator.tokens import bytes_of_tokens, tokens_of_block, tokens_of_bytes
 
 ECHO_CHARACTERS_MAX = 200
+_ONE_WORD = re.compile(r"[Aa]nswer with one word: ([\w, ]+) or (\w+)")
 THINKING_TOKENS = 32
 FILLER = (
     "This sentence is filler from the simulator, so that the reply is as long as the script asked for. "
@@ -138,7 +140,12 @@ def _text(body: dict[str, Any], model: Model, script: Script, seed: bytes) -> st
         text = msgspec.json.encode(sample(body["output_config"]["format"].get("schema"))).decode()
     else:
         said = last_words(body["messages"])
-        text = f"This is the Exchequer simulator, not Claude. You said: “{said}”"
+        words = _ONE_WORD.search(str(body.get("system") or ""))
+        text = (
+            _one_of(words, said)
+            if words
+            else f"This is the Exchequer simulator, not Claude. You said: “{said}”"
+        )
     if script.output_tokens is None:
         return text
     size = bytes_of_tokens(script.output_tokens, model.tokenizer)
@@ -146,6 +153,15 @@ def _text(body: dict[str, Any], model: Model, script: Script, seed: bytes) -> st
     if missing > 0:
         text += _filler(missing, seed)
     return _shorten(text, size)
+
+
+def _one_of(words: re.Match[str], said: str) -> str:
+    """A question for one word of a list is answered by length: the first for a short text, the second for one
+    that is cut here, the last for a text that asks nothing."""
+    choices = [*re.split(r",\s*", words[1]), words[2]]
+    if "?" not in said and "." not in said:
+        return choices[-1]
+    return choices[min(len(said) > ECHO_CHARACTERS_MAX, len(choices) - 1)]
 
 
 def last_words(messages: list[dict[str, Any]]) -> str:

@@ -124,11 +124,11 @@ def test_without_a_connection_every_model_is_tried_and_nothing_is_charged(accoun
 
 
 def test_a_model_that_cannot_take_the_request_is_left_out_and_named(stack: Stack, account: Account) -> None:
-    fall_back(account, "claude-3-5-haiku-20241022", CHEAP)
-    response = post(stack, account, headers=failing(account, 1))
+    fall_back(account, "claude-haiku-4-5-20251001", CHEAP)
+    response = post(stack, account, {**ASK, "inference_geo": "us"}, headers=failing(account, 1))
     assert response.headers["exchequer-model"] == CHEAP
     (call,) = account.wait_for_calls(1)
-    assert call.decision["fallback_not"] == "claude-3-5-haiku-20241022 (incompatible)"
+    assert call.decision["fallback_not"] == "claude-haiku-4-5-20251001 (incompatible)"
 
 
 def test_a_fallback_is_never_a_model_that_the_key_may_not_use(stack: Stack) -> None:

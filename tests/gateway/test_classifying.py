@@ -1,0 +1,194 @@
+"""A cheap model labels the message first: held, charged, recorded like any attempt, and never in the way."""
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from governance.gateway.labels import Labels
+from tests.gateway.asking import ASK, assert_refused, post, script
+from tests.gateway.policies import govern
+from tests.gateway.test_fallbacks import assert_sound
+from tests.harness import Account, Stack, make_tenant, start_stack, wait_until
+
+ASKED, SIMPLE, COMPLEX, OTHERWISE = (
+    "claude-sonnet-5-5", "claude-haiku-5-5", "claude-opus-5-5", "claude-sonnet-5",
+)  # fmt: skip
+QUICK = "What is the capital of France?"
+LONG = "Prove it, step by step. " * 20
+NEITHER = "hm"
+
+
+def classify(account: Account, terms: str = "", rest: str = "") -> None:
+    """Simple to Haiku, complex to Opus, edge cases as asked, and without a label to the older Sonnet."""
+    govern(
+        account,
+        "rules: [{name: a rule, then: {route: {classify: {simple: {tier: haiku}, complex: {tier: opus}, "
+        f"edge: {{model: {ASKED}}}, otherwise: {{model: {OTHERWISE}}} {terms} }} }} {rest} }} }}]",
+    )
+
+
+def ask(text: Any, **fields: Any) -> dict[str, Any]:
+    return {**ASK, **fields, "messages": [{"role": "user", "content": text}]}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
+@pytest.mark.parametrize(
+    ("text", "label", "model"),
+    [(QUICK, "simple", SIMPLE), (LONG, "complex", COMPLEX), (NEITHER, "edge", ASKED)],
+)
+def test_the_label_chooses_the_model_and_its_cost_is_in_the_calls(
+    stack: Stack, account: Account, text: str, label: str, model: str, stream: bool
+) -> None:
+    classify(account)
+    response = post(stack, account, ask(text, stream=stream))
+    assert response.status_code == 200
+    assert response.headers["exchequer-model"] == model
+    (call,) = account.wait_for_calls(1)
+    assert (call.requested_model, call.served_model, call.attempts) == (ASKED, model, 2)
+    assert call.decision["classified"] == label
+    first, second = account.attempts()
+    assert (first.number, first.purpose, first.served_model, first.basis) == (1, "classify", SIMPLE, "exact")
+    assert (second.number, second.purpose, second.served_model) == (2, "answer", model)
+    assert 0 < first.cost_nanos < 1_000_000
+    assert 0 < first.output_tokens <= 8
+    assert_sound(account)
+    assert call.baseline_nanos - call.cost_nanos == sum(call.decision["savings"].values())
+    assert call.decision["savings"]["overhead"] == -first.cost_nanos
+
+
+def test_a_text_that_came_before_is_not_asked_about_again_and_no_tenant_learns_from_another(
+    stack: Stack, account: Account
+) -> None:
+    other = make_tenant()
+    for one in (account, other):
+        classify(one)
+    for _ in range(2):
+        post(stack, account, ask(QUICK))
+    post(stack, other, ask(QUICK))
+    calls = account.wait_for_calls(2)
+    assert [call.attempts for call in calls] == [2, 1]
+    assert {call.decision["classified"] for call in calls} == {"simple"}
+    assert [call.attempts for call in other.wait_for_calls(1)] == [2]
+
+
+def test_labels_are_forgotten_in_time_and_the_oldest_first() -> None:
+    labels = Labels(kept_max=2)
+    labels.keep(b"never", "simple", 0)
+    for name in (b"a", b"b"):
+        labels.keep(name, "simple", 60)
+    assert labels.find(b"a") == "simple"
+    labels.keep(b"c", "edge", 60)
+    assert (labels.find(b"b"), labels.find(b"a"), labels.find(b"never")) == (None, "simple", None)
+    assert len(labels) == 2
+
+
+@pytest.mark.parametrize("content", ["   ", [{"type": "text", "text": " "}]], ids=["blank", "blank block"])
+def test_a_call_without_text_is_not_classified(stack: Stack, account: Account, content: Any) -> None:
+    classify(account)
+    post(stack, account, ask(content))
+    (call,) = account.wait_for_calls(1)
+    assert (call.attempts, call.decision["classified"]) == (1, "not (no_text)")
+
+
+def test_a_dry_run_asks_no_classifier(stack: Stack, account: Account) -> None:
+    classify(account)
+    post(stack, account, ask(QUICK), headers={"exchequer-dry-run": "true"})
+    assert account.attempts() == []
+
+
+def test_a_classifier_that_no_budget_has_room_for_is_not_asked(stack: Stack) -> None:
+    """Nothing is sent without a hold, the classifier included; then the call itself is refused as ever."""
+    account = make_tenant("0.000001")
+    classify(account)
+    assert_refused(post(stack, account, ask(QUICK)), 429, "billing_error", "left of")
+    (call,) = account.wait_for_calls(1)
+    assert (call.decision["classified"], call.attempts) == ("not (budget_exhausted)", 0)
+
+
+def test_a_call_that_is_refused_after_its_classifier_was_paid_is_recorded_with_that_cost(
+    stack: Stack,
+) -> None:
+    account = make_tenant("0.003")  # enough for a label, not for Opus
+    classify(account)
+    response = post(stack, account, ask(LONG, max_tokens=2000))
+    assert_refused(response, 429, "billing_error", "left of")
+    (call,) = account.wait_for_calls(1)
+    assert (call.outcome, call.reason, call.attempts) == ("refused", "budget_exhausted", 1)
+    (attempt,) = account.attempts()
+    assert call.cost_nanos == attempt.cost_nanos == account.period().spent_nanos > 0
+    assert_sound(account)
+
+
+def test_repetitions_of_a_call_share_its_claim_from_the_classifier_on(stack: Stack, account: Account) -> None:
+    classify(account)
+    slug = account.tenant.slug
+    headers = script(tag=slug, latency_ms=300) | {"idempotency-key": "once"}
+    with ThreadPoolExecutor(4) as pool:
+        replies = list(pool.map(lambda _: post(stack, account, ask(QUICK), headers=headers), range(4)))
+    assert sorted(reply.status_code for reply in replies) == [200, 409, 409, 409]
+    account.wait_for_calls(4)
+    again = post(stack, account, ask(QUICK), headers=headers)
+    assert again.headers["exchequer-replayed"] == "true"
+    assert [attempt.purpose for attempt in account.attempts()] == ["classify", "answer"]
+    account.wait_for_calls(5)
+    assert_sound(account)
+
+
+FAILING = [
+    ('{"latency_ms": 900}', ", timeout_ms: 200", "late", "full_hold"),
+    ('{"text": "That is hard to say."}', "", "no_label", "exact"),
+    ('{"error": {"type": "overloaded_error"}}', "", "no_answer", None),
+    ('{"fault": "reset_before_headers"}', "", "no_answer", "full_hold"),
+]
+
+
+def test_without_a_label_the_call_goes_on_as_the_policy_says_otherwise() -> None:
+    """What may have been billed is charged in full; what was not is voided."""
+    with start_stack() as stack:
+        assert stack.simulator
+        argv = [*stack.simulator.argv]
+        for default, terms, why, basis in FAILING:
+            stack.simulator.stop()
+            stack.simulator.argv = [*argv, "--script", default]
+            stack.simulator.start()
+            wait_until(lambda: stack.simulator is not None and stack.simulator.get("/livez")[0] == 200, 10)
+            account = make_tenant()
+            classify(account, terms)
+            response = post(stack, account, ask(QUICK), headers=script(text="Paris"))
+            assert (response.status_code, response.headers["exchequer-model"]) == (200, OTHERWISE)
+            (call,) = account.wait_for_calls(1)
+            assert call.decision["classified"] == f"not ({why})"
+            first, _ = account.attempts()
+            assert (first.purpose, first.basis) == ("classify", basis)
+            assert (first.cost_nanos > 0) == (basis is not None)
+            assert_sound(account)
+
+
+def test_an_answer_from_the_cache_after_a_classifier_costs_what_the_classifier_did(
+    stack: Stack, account: Account
+) -> None:
+    classify(account, ", remember_seconds: 0", rest=", cache: {ttl_seconds: 60}")
+    first = post(stack, account, ask(QUICK))
+    account.wait_for_calls(1)
+    again = post(stack, account, ask(QUICK))
+    assert (again.headers["exchequer-cache"], again.content) == ("hit", first.content)
+    _, hit = account.wait_for_calls(2)
+    assert (hit.cache, hit.outcome, hit.attempts) == ("hit", "served", 1)
+    assert hit.cost_nanos == account.attempts()[2].cost_nanos > 0
+    assert again.headers["exchequer-cost-usd"] != "0.00"
+    assert hit.baseline_nanos - hit.cost_nanos == sum(hit.decision["savings"].values())
+    assert_sound(account)
+
+
+def test_a_classifier_and_fallbacks_share_one_budget_of_attempts(stack: Stack, account: Account) -> None:
+    """cases I2."""
+    classify(account, rest=f", fallbacks: [{{tier: opus}}, {{model: {OTHERWISE}}}, {{model: claude-opus-5}}]")
+    slug = account.tenant.slug
+    response = post(stack, account, ask(QUICK), headers=script(error={"type": "overloaded_error"}, tag=slug))
+    assert response.status_code == 529
+    (call,) = account.wait_for_calls(1)
+    purposes = [attempt.purpose for attempt in account.attempts()]
+    assert purposes == ["classify", "answer", "fallback", "fallback"]
+    assert (call.attempts, call.cost_nanos > 0) == (4, True)
+    assert_sound(account)
