@@ -52,11 +52,11 @@ def _problems(tree: Tree) -> Iterator[Problem]:
     rules = tree.inside.get("rules")
     if rules is not None and isinstance(rules.inside, list):
         wrong = [index for index, rule in enumerate(rules.inside) if _is_wrong(rule, Rule)]
-        for index in wrong:
+        for index in wrong[:PROBLEMS_MAX]:
             yield from _each_problem(rules.inside[index], Rule)
         # The count of rules stays what it is; those that were reported are not reported again.
-        rules.inside = [rule for index, rule in enumerate(rules.inside) if index not in wrong]
-        rules.inside += [_any_rule(rules.line)] * len(wrong)
+        for index in wrong:
+            rules.inside[index] = _any_rule(rules.line)
     yield from _each_problem(tree, Policy)
 
 

@@ -1,4 +1,4 @@
-"""Live policies as a worker loads them: a router for each set that reaches keys, and none that breaks a key."""
+"""Live policies as a worker loads them: a router for each set of them, and none that breaks a key."""
 
 import msgspec
 import pytest
