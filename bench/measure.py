@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -43,6 +44,7 @@ def warm_up(stack: Stack, lengths: Lengths) -> None:
     for server in (stack.passthrough, stack.gateway):
         for stream in (False, True):
             _run(Load(server.port, stack.key, stream, seconds=lengths.warm_up, concurrency=JSON_CALLERS))
+    _run(Load(stack.gateway.port, stack.cached_key, False, seconds=lengths.warm_up, concurrency=1))
     _run(Load(stack.gateway.port, stack.poor_key, False, seconds=lengths.warm_up, concurrency=4), expect=429)
 
 
@@ -54,9 +56,26 @@ def one_round(stack: Stack, lengths: Lengths) -> Figures:
             load = Load(server.port, stack.key, stream, seconds=lengths.load, concurrency=callers)
             figures |= _prefixed(f"{name}_{server.name}", _under_load(stack, server, load))
         figures[f"{name}_ratio"] = figures[f"{name}_gateway_cpu_ms"] / figures[f"{name}_passthrough_cpu_ms"]
+    hit = Load(stack.gateway.port, stack.cached_key, False, seconds=lengths.load, concurrency=JSON_CALLERS)
+    misses = _misses(stack.gateway)
+    figures |= _prefixed("hit_gateway", _under_load(stack, stack.gateway, hit))
+    figures["hit_ratio"] = figures["hit_gateway_cpu_ms"] / figures["json_passthrough_cpu_ms"]
+    if _misses(stack.gateway) > misses:
+        sys.exit("Not every call was answered from the response cache.")
     refusal = Load(stack.gateway.port, stack.poor_key, False, seconds=lengths.load, concurrency=JSON_CALLERS)
     figures |= _prefixed("refusal_gateway", _under_load(stack, stack.gateway, refusal, expect=429))
     return figures
+
+
+def _misses(server: Server) -> int:
+    """Calls so far whose answer might have been kept and was not found."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics", timeout=5) as reply:
+        lines = reply.read().decode().splitlines()
+    return sum(
+        int(float(line.rpartition(" ")[2]))
+        for line in lines
+        if line.startswith('exchequer_response_cache_total{result="miss"}')
+    )
 
 
 def latencies(stack: Stack, lengths: Lengths) -> dict[str, list[float]]:

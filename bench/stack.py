@@ -26,6 +26,7 @@ READY_SECONDS_MAX = 30.0
 PORT_FIRST = 18_400  # below the ephemeral ports, which other connections take at random
 DELTAS = 20
 CHUNK_DELAY_MS = 2
+KEEP_ANSWERS = "rules: [{name: keep answers, then: {cache: {ttl_seconds: 3600}}}]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +38,9 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """`key` has budgets that last; `poor_key` belongs to a tenant whose budget is spent. `streams_gateway`
-    only holds streams open: what they leave behind would count as memory of the worker that is under load."""
+    """`key` has budgets that last; `poor_key` belongs to a tenant whose budget is spent; the policy of
+    `cached_key` has every answer kept. `streams_gateway` only holds streams open: what they leave behind would
+    count as memory of the worker that is under load."""
 
     simulator: Server
     passthrough: Server
@@ -47,6 +49,7 @@ class Stack:
     postgres_pid: int
     key: str
     poor_key: str
+    cached_key: str
 
 
 @contextmanager
@@ -117,20 +120,26 @@ def _secret(identifier: str) -> str:
     return f"{identifier}:{base64.b64encode(secrets.token_bytes(32)).decode()}"
 
 
-def _make_tenants() -> tuple[str, str]:
-    """Two keys: of a tenant with two budgets that last, and of one that can pay for nothing."""
+def _make_tenants() -> tuple[str, str, str]:
+    """Three keys: of a tenant with two budgets that last, of one that can pay for nothing, and of one like
+    the first whose answers are kept."""
     import django
 
     django.setup()
     from governance.budgets.limits import set_budget
     from governance.core.money import usd_to_nanos
+    from governance.routing.policies import create_policy, publish, save_draft
     from tenants.keys import issue_key
     from tenants.models import Tenant
     from tenants.scope import platform_scope
 
     keys = []
     with platform_scope():
-        for name, limit_usd in (("bench", "1000000"), ("bench-poor", "0.000001")):
+        for name, limit_usd in (
+            ("bench", "1000000"),
+            ("bench-poor", "0.000001"),
+            ("bench-cached", "1000000"),
+        ):
             tenant = Tenant.objects.create(name=name, slug=name)
             set_budget(tenant, scope="tenant", period="month", limit_nanos=usd_to_nanos(limit_usd))
             issued = issue_key(tenant, "bench")
@@ -138,7 +147,9 @@ def _make_tenants() -> tuple[str, str]:
                 tenant, scope="key", ref=str(issued.key.pk), period="day", limit_nanos=usd_to_nanos(limit_usd)
             )
             keys.append(issued.text)
-    return keys[0], keys[1]
+        policy = create_policy(tenant, scope="tenant", ref="", name="keep answers")
+        publish(save_draft(policy, KEEP_ANSWERS))
+    return keys[0], keys[1], keys[2]
 
 
 def _start(
