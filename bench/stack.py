@@ -39,8 +39,8 @@ class Server:
 @dataclass(frozen=True, slots=True)
 class Stack:
     """`key` has budgets that last; `poor_key` belongs to a tenant whose budget is spent; the policy of
-    `cached_key` has every answer kept. `streams_gateway` only holds streams open: what they leave behind would
-    count as memory of the worker that is under load."""
+    `cached_key` has every answer kept. `streams_gateway` only holds streams open: what they leave behind
+    would count as memory of the worker that is under load."""
 
     simulator: Server
     passthrough: Server
