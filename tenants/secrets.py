@@ -95,25 +95,28 @@ def seal_reply(plaintext: bytes, associated: bytes) -> bytes:
 
     The id of the key stands in front: what is kept outlives a rotation for as long as the old key is listed.
     """
-    secret = _reply_keys()[0]
+    head, cipher = _reply_ciphers(tuple(settings.ENCRYPTION_KEYS))[0]
     nonce = os.urandom(NONCE_BYTES)
-    return secret.id.encode() + b":" + nonce + AESGCM(secret.key).encrypt(nonce, plaintext, associated)
+    return head + nonce + cipher.encrypt(nonce, plaintext, associated)
 
 
 def open_reply(sealed: bytes, associated: bytes) -> bytes | None:
     """The reply, or None for anything that `seal_reply` did not write for this very `associated`."""
-    secret_id, _, rest = sealed.partition(b":")
-    for secret in _reply_keys():
-        if secret.id.encode() == secret_id and len(rest) > NONCE_BYTES:
+    for head, cipher in _reply_ciphers(tuple(settings.ENCRYPTION_KEYS)):
+        begin = len(head) + NONCE_BYTES
+        if sealed.startswith(head) and len(sealed) > begin:
             try:
-                return AESGCM(secret.key).decrypt(rest[:NONCE_BYTES], rest[NONCE_BYTES:], associated)
+                return cipher.decrypt(sealed[len(head) : begin], sealed[begin:], associated)
             except InvalidTag:
                 return None
     return None
 
 
-def _reply_keys() -> tuple[Secret, ...]:
-    return _derived("EXCHEQUER_ENCRYPTION_KEYS", tuple(settings.ENCRYPTION_KEYS), "exchequer kept reply v1")
+@lru_cache(maxsize=8)
+def _reply_ciphers(entries: tuple[str, ...]) -> tuple[tuple[bytes, AESGCM], ...]:
+    """What a reply begins with, and what opens it; the newest first."""
+    secrets = _derived("EXCHEQUER_ENCRYPTION_KEYS", entries, "exchequer kept reply v1")
+    return tuple((secret.id.encode() + b":", AESGCM(secret.key)) for secret in secrets)
 
 
 @lru_cache(maxsize=8)

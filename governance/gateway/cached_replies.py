@@ -12,12 +12,14 @@ goes wrong with Valkey is a miss, at most 50 ms later.
 
 import asyncio
 from collections import defaultdict
+from operator import attrgetter
 from time import monotonic, time
 from typing import TYPE_CHECKING
 
 from governance.calls.models import Outcome
+from governance.calls.request_facts import RequestFacts
 from governance.core.money import nanos_to_usd
-from governance.gateway import call_record, savings
+from governance.gateway import call_record, facts, savings
 from governance.gateway.authentication import check_again, check_pauses
 from governance.gateway.body import ClientLeft
 from governance.gateway.charging import Charge
@@ -39,6 +41,7 @@ from governance.valkey.link import SECONDS_MAX, Link
 if TYPE_CHECKING:
     from governance.gateway.exchange import Exchange
 
+_stateful = attrgetter(*STATEFUL_FIELDS)
 DIGEST_IN_THREAD_BYTES = 1024 * 1024
 FOLLOW_SECONDS_MAX = 60.0
 FOLLOW_TRIES = 3
@@ -98,9 +101,7 @@ async def find(exchange: "Exchange") -> GatewayResponse | None:
 
 def _is_repeatable(exchange: "Exchange") -> bool:
     fields = exchange.request.fields
-    if fields.max_tokens == 0:
-        return False
-    return not any(getattr(fields, name) for name in STATEFUL_FIELDS)
+    return fields.max_tokens > 0 and not any(_stateful(fields))
 
 
 async def _digest(exchange: "Exchange", terms: Cache) -> bytes:
@@ -267,6 +268,8 @@ def _hit(exchange: "Exchange", entry: Entry) -> GatewayResponse | None:
 
 def _record(exchange: "Exchange", entry: Entry) -> None:
     """The call's row: it cost nothing, and saved what its answer would have cost today."""
+    if entry.facts and exchange.asked is None:
+        facts.tell(exchange, RequestFacts(entry.facts, entry.fingerprints), entry.cache_digest)
     asked = exchange.asked_terms or savings.Asked(exchange.requested_model or "", sent_bytes=1)
     book = exchange.key.tenant.book
     saved = savings.of_hit(asked, entry.passes, book, exchange.started_at)
@@ -318,15 +321,17 @@ class Keeping:
         headers: Headers,
         body: bytes,
         charge: Charge,
-        *,
-        is_stream: bool,
+        content: bytes | None,
     ) -> None:
-        """The answer is complete: keep it where it may be, and tell whoever waits for it."""
+        """The answer is complete: keep it where it may be, and tell whoever waits for it. `content`: a
+        Message's; None for a stream."""
+        is_stream = content is None
         why_not = self._why_not(exchange, status, headers, body, charge, is_stream)
         if why_not is not None:
             self._replies.count("not_kept")
             self._end(Ended.DECLINED)
             return
+        found = facts.told(exchange, content or b"") if exchange.asked is None else None
         entry = Entry(
             stored_at=time(),
             purges_seen=self.purges_seen,
@@ -341,6 +346,9 @@ class Keeping:
             cost_nanos=charge.cost_nanos,
             list_nanos=charge.list_nanos,
             call_id=self.call_id,
+            facts=found[0].facts if found else "",
+            fingerprints=found[0].fingerprints if found else b"",
+            cache_digest=found[1] if found else b"",
         )
         value = sealed(entry, self.tenant_id, self.digest)
         name = self._replies.names.entry(self.digest)

@@ -42,6 +42,24 @@ def take(exchange: "Exchange") -> None:
     exchange.forget_request()
 
 
+def told(exchange: "Exchange", reply_content: bytes) -> tuple[RequestFacts, bytes] | None:
+    """What `add` will write, computed now if it has not been; None where that is not known yet."""
+    early = exchange.early_facts
+    if early is None and len(exchange.request.body) < LARGE_BODY_BYTES:
+        try:
+            tell(exchange, *_compute(exchange, _asked(exchange), reply_content))
+        except Exception:
+            return None  # `add` tries again, and says why not
+        early = exchange.early_facts
+    return early.result() if early is not None and early.done() and not early.exception() else None
+
+
+def tell(exchange: "Exchange", found: RequestFacts, digest: bytes) -> None:
+    """These are the facts of the call's request."""
+    exchange.early_facts = asyncio.get_running_loop().create_future()
+    exchange.early_facts.set_result((found, digest))
+
+
 def add(call: CallRecord, exchange: "Exchange", reply_content: bytes) -> None:
     """Write the facts into the call's row. They are left out if they cannot be told, or not yet: upstream
     may take what our reading of a part stumbles over, and its call has to be recorded all the same."""

@@ -203,7 +203,7 @@ async def _relay_message(
     )
     reason = "served" if charge.passes else "usage_unreadable"
     if exchange.keeping is not None:
-        exchange.keeping.keep(exchange, upstream.status, headers, body, charge, is_stream=False)
+        exchange.keeping.keep(exchange, upstream.status, headers, body, charge, content)
 
     def settle() -> None:
         attempt.charge(charge, outcome=Outcome.SERVED, status=upstream.status, reason=reason, content=content)
@@ -332,7 +332,7 @@ class EventStream:
         reply = (self._upstream.status, self._kept_headers, bytes(self._kept))
         exchange = self._exchange
         if exchange.keeping is not None:
-            exchange.keeping.keep(exchange, *reply, charge, is_stream=True)
+            exchange.keeping.keep(exchange, *reply, charge, None)
         if exchange.claim is None:
             settle()
         else:

@@ -74,11 +74,15 @@ def of_answer(
 
 def of_hit(asked: Asked, passes: Iterable[Pass], book: PriceBook, at: datetime) -> Savings:
     """An answer from the response cache; `passes`: what it took to make it, priced as of today."""
-    as_asked = tuple(
-        _on_model(replace(each, usage=without_caching(each.usage)), asked.model, book) for each in passes
-    )
+    as_asked = tuple(_on_model(_uncached(each), asked.model, book) for each in passes)
     baseline = _cost(book, as_asked, at)
     return Savings(baseline, {"response_cache": baseline} if baseline else {})
+
+
+def _uncached(served: Pass) -> Pass:
+    if not is_cached(served.usage):
+        return served
+    return replace(served, usage=without_caching(served.usage))
 
 
 def is_cached(usage: Usage) -> bool:

@@ -30,6 +30,11 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     cost_nanos: int
     list_nanos: int
     call_id: str
+    facts: str = ""
+    fingerprints: bytes = b""
+    cache_digest: bytes = b""
+    """What calls/request_facts.py tells of the request, the same for everybody who sends it; "" where its
+    caller asked for something else than was sent."""
 
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -14,6 +14,7 @@ UNLIKE_IN_NOTHING = frozenset(
 )
 """Headers that are told apart by themselves, or that say something about the client alone."""
 
+_encode = msgspec.json.Encoder().encode
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
@@ -41,12 +42,9 @@ def entry_digest(
         if name.startswith("anthropic-") and name not in UNLIKE_IN_NOTHING
     )
     head = [tenant_id, scope_kind, scope_id, model, version, sorted(betas), others, query]
-    parts = [msgspec.json.encode(head)]
-    fields = _decode_fields(body)
-    for name in sorted(fields):
+    parts: list[bytes | msgspec.Raw] = [_encode(head)]
+    for name, value in sorted(_decode_fields(body).items()):
         if name != "stream" and name not in volatile:
-            value = fields[name]
             # With its length in front no value can pretend to be two.
-            parts.append(b"\n%b %d\n" % (name.encode(), len(value)))
-            parts.append(bytes(value))
+            parts += b"\n%b %d\n" % (name.encode(), len(value)), value
     return hashlib.sha256(b"".join(parts)).digest()

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import json
+import socket
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +18,7 @@ from governance.response_cache.purges import purge
 from tenants.keys import issue_key
 from tenants.models import Team
 from tenants.scope import platform_scope
+from tests.chaos_proxy import ChaosProxy, in_thread
 from tests.gateway.asking import ASK, HELLO, MODEL, assert_refused, post, script
 from tests.gateway.policies import govern
 from tests.harness import Account, Stack, make_tenant, start_stack, wait_until
@@ -119,6 +121,7 @@ def test_a_hit_is_byte_identical_costs_nothing_and_says_what_it_saved(
     assert found.decision["savings"] == {"response_cache": made.cost_nanos}
     assert found.baseline_nanos == made.cost_nanos
     assert (found.served_model, found.stream) == (made.served_model, stream)
+    assert (found.facts, bytes(found.fingerprints)) == (made.facts, bytes(made.fingerprints))
     assert account.period().spent_nanos == sum(call.cost_nanos for call in account.calls())
     assert len(account.entries()) == len(bill)
 
@@ -374,10 +377,12 @@ def test_a_reply_that_was_on_its_way_when_it_was_purged_is_purged(pair: Stack, a
 
 
 # --- One call for all who ask the same --------------------------------------------------------------
-def together(stack: Stack, account: Account, count: int, headers: dict[str, str]) -> list[httpx2.Response]:
+def together(
+    stack: Stack, account: Account, count: int, headers: dict[str, str], workers: int = 2
+) -> list[httpx2.Response]:
     def one(number: int) -> httpx2.Response:
         content = {**ASK, "stream": number % 4 == 0}
-        return ask(stack, account, content, headers=headers, worker=number % 2)
+        return ask(stack, account, content, headers=headers, worker=number % workers)
 
     with concurrent.futures.ThreadPoolExecutor(count) as pool:
         return list(pool.map(one, range(count)))
@@ -494,6 +499,55 @@ def test_a_poisoned_entry_is_never_served(pair: Stack) -> None:
     valkey.set(mine, own)
     assert told(ask(pair, alice, headers=headers)) == "hit"
     assert 'result="poisoned"' in pair.workers[0].get("/metrics")[1]
+
+
+# A Valkey that is not there, and one that says nothing.
+def test_without_valkey_calls_go_on_and_nobody_waits(account: Account) -> None:
+    """At most 50 ms, and not every call; it is counted and noted. cases H3: what is kept is never needed."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        for url in ("redis://127.0.0.1:1/0", f"redis://127.0.0.1:{silent.getsockname()[1]}/0"):
+            with start_stack(env={"REDIS_URL": url}) as stack:
+                plain = min(seconds_of(stack, account, {}) for _ in range(5))
+                with_cache = [seconds_of(stack, account, cached()) for _ in range(12)]
+                # Look-up and lease share the 50 ms; a busy machine adds its own.
+                assert sorted(with_cache)[6] < plain + 0.05 + 0.15, "most of them wait for nothing at all"
+                ready = stack.workers[0].get("/readyz")
+                assert ready[0] == 200
+                assert "without kept answers" in ready[1]
+                metrics = stack.workers[0].get("/metrics")[1]
+                assert 'exchequer_response_cache_total{result="away"}' in metrics
+                assert together(stack, account, 4, cached(), workers=1)[0].status_code == 200
+    assert {call.outcome for call in account.wait_for_calls(42)} == {"served"}
+
+
+def seconds_of(stack: Stack, account: Account, headers: dict[str, str]) -> float:
+    began = time.monotonic()
+    assert ask(stack, account, headers=headers).status_code == 200
+    return time.monotonic() - began
+
+
+def test_a_slow_valkey_is_a_miss_and_a_broken_one_gives_no_foreign_byte(account: Account) -> None:
+    """Through a proxy: 200 ms late, in crumbs, cut in the middle of a value; and well again afterwards."""
+    proxy = ChaosProxy(settings.REDIS_URL)
+    with in_thread(proxy), start_stack(env={"REDIS_URL": proxy.url}) as stack:
+        first = ask(stack, account, headers=cached())
+        until_hit(stack, account, headers=cached())
+        proxy.to_client.latency_seconds = 0.2
+        for _ in range(3):
+            reply = ask(stack, account, headers=cached())
+            assert told(reply) == "miss"
+            assert set(reply.json()) == set(first.json())
+        proxy.to_client.latency_seconds = 0.0
+        for crumbs, cut in ((7, None), (0, 300), (0, 30)):
+            proxy.to_client.trickle_bytes, proxy.to_client.cut_after_bytes = crumbs, cut
+            proxy.cut_all()
+            for _ in range(3):
+                reply = ask(stack, account, headers=cached())
+                assert set(reply.json()) == set(first.json()), reply.text
+        proxy.to_client.trickle_bytes, proxy.to_client.cut_after_bytes = 0, None
+        proxy.cut_all()
+        time.sleep(0.6)
+        until_hit(stack, account, headers=cached())
 
 
 def test_the_console_reaches_an_entry_under_the_same_name(pair: Stack, account: Account) -> None:
