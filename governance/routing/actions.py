@@ -65,13 +65,12 @@ class Heuristic(msgspec.Struct, frozen=True):
     kind: Kind = "model"
 
     def resolved(self, call: Call) -> Action:
-        choice = heuristic.choose(call.words)
-        tier = choice.tier
-        if call.tier is None:
+        requested = call.tier
+        if requested is None:
             return self._as_asked(f"{call.facts.model} stays, because its tier is not known")
-        if not self.upwards:
-            tier = heuristic.at_most(tier, call.tier)
-        if tier == call.tier:
+        choice = heuristic.choose(call.words)
+        tier = choice.tier if self.upwards else heuristic.at_most(choice.tier, requested)
+        if tier == requested:
             return self._as_asked(f"{call.facts.model} stays: {choice.why}")
         return Action(
             self.kind, f"{self.models[tier]} by heuristic: {choice.why}", {"model": self.models[tier]}

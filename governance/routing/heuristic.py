@@ -10,6 +10,7 @@ has decided. A model whose tier is not known stays as it is.
 """
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Final
 
 import msgspec
@@ -58,7 +59,8 @@ _COMPLEXITY, _SIMPLE = _by_word(COMPLEXITY), _by_word(SIMPLE)
 
 
 class Choice(msgspec.Struct, frozen=True):
-    """`why` names the signals, such as “212 words and “refactor””."""
+    """`why` names the signals: how long, and which keyword. There are a few hundred, so that what follows from
+    one can be remembered."""
 
     tier: Tier
     why: str
@@ -66,17 +68,18 @@ class Choice(msgspec.Struct, frozen=True):
 
 def choose(words: Words) -> Choice:
     """The tier that the message alone speaks for."""
+    is_long = words.count >= LONG_WORDS
     complexity = _first_of(_COMPLEXITY, words)
-    if words.count >= LONG_WORDS:
-        if complexity is not None:
-            return Choice("opus", f"{words.count} words and “{complexity}”")
-        return Choice("sonnet", f"{words.count} words and no complexity keyword")
     if complexity is not None:
-        return Choice("sonnet", f"“{complexity}”, but only {words.count} words")
-    simple = _first_of(_SIMPLE, words)
-    if simple is not None:
-        return Choice("haiku", f"{words.count} words and “{simple}”")
-    return Choice("sonnet", f"{words.count} words and no keyword")
+        return _choice("opus" if is_long else "sonnet", is_long, complexity)
+    simple = None if is_long else _first_of(_SIMPLE, words)
+    return _choice("sonnet" if simple is None else "haiku", is_long, simple)
+
+
+@cache
+def _choice(tier: Tier, is_long: bool, keyword: str | None) -> Choice:
+    length = f"at least {LONG_WORDS} words" if is_long else f"fewer than {LONG_WORDS} words"
+    return Choice(tier, f"{length} and {'no keyword' if keyword is None else f'“{keyword}”'}")
 
 
 def at_most(tier: Tier, asked: Tier) -> Tier:

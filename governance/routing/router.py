@@ -17,7 +17,7 @@ import msgspec
 from governance.pricing.rates import ModelFacts
 from governance.routing import facts as asked
 from governance.routing import heuristic
-from governance.routing.actions import Action, Heuristic, compile_actions, route_of, tier_models
+from governance.routing.actions import Action, Filled, Heuristic, compile_actions, route_of, tier_models
 from governance.routing.document import Policy, Rule, Tier
 from governance.routing.facts import CallFacts
 from governance.routing.route import AS_ASKED, Applied, Route
@@ -42,9 +42,9 @@ class CompiledRule:
         "actions",
         "asks",
         "ends_policy",
+        "has_captures",
         "models",
         "name",
-        "needs_call",
         "policy_id",
         "said",
         "shadow",
@@ -54,6 +54,7 @@ class CompiledRule:
         "unless",
         "unless_terms",
         "unless_tests",
+        "uses_heuristic",
         "version_id",
     )
 
@@ -70,7 +71,8 @@ class CompiledRule:
         self.tests = _cheapest_first([term for term in self.terms if term.models is None])
         self.unless_tests = _cheapest_first(self.unless_terms)
         self.actions = compile_actions(rule.then, models)
-        self.needs_call = any(not isinstance(action, Action) for action in self.actions)
+        self.has_captures = any(isinstance(action, Filled) for action in self.actions)
+        self.uses_heuristic = any(isinstance(action, Heuristic) for action in self.actions)
         self.asks = self._asks()
         self.signals = ", ".join(
             [
@@ -85,7 +87,7 @@ class CompiledRule:
 
     def _asks(self) -> frozenset[str]:
         found = {term.asks for term in (*self.terms, *self.unless_terms) if term.asks is not None}
-        if self.needs_call:
+        if self.has_captures or self.uses_heuristic:
             found.add(asked.TEXT)
         return frozenset(found)
 
@@ -160,11 +162,13 @@ class Router:
         return self._programs[name]
 
     def _remembered(self, call: Call, matched: list["CompiledRule"]) -> Route:
-        """The Route of these rules; the same one again where it depends on nothing but the model. Names that
-        clients make up are not remembered: they would crowd out the others."""
-        if not self._names.is_known(call.facts.model) or any(rule.needs_call for rule in matched):
+        """The Route of these rules; the same one again for the same model and choice of the heuristic. Names
+        that clients make up are not remembered: they would crowd out the others."""
+        if not self._names.is_known(call.facts.model) or any(rule.has_captures for rule in matched):
             return self.combined(call, matched)
-        key = (call.facts.model, *matched)
+        key: tuple[object, ...] = (call.facts.model, *matched)
+        if any(rule.uses_heuristic for rule in matched):
+            key = (heuristic.choose(call.words), *key)
         route = self._routes.get(key)
         if route is None:
             route = self.combined(call, matched)
@@ -288,5 +292,4 @@ def _wanted_words(rule: CompiledRule) -> frozenset[bytes]:
     """What has to be looked for in a message for that rule."""
     keywords = [keyword for term in (*rule.terms, *rule.unless_terms) for keyword in term.keywords]
     found = frozenset().union(*(keyword.words for keyword in keywords))
-    uses_heuristic = any(isinstance(action, Heuristic) for action in rule.actions)
-    return found | heuristic.WANTED if uses_heuristic else found
+    return found | heuristic.WANTED if rule.uses_heuristic else found

@@ -67,7 +67,7 @@ def test_a_call_that_is_of_the_right_tier_keeps_its_exact_model() -> None:
     hard = f"Analyze this. {' '.join(FILLER * 10)}"
     route = compiled.route(facts(model="claude-opus-4-8", text=hard))
     assert route.model is None
-    assert route.why.startswith("claude-opus-4-8 stays: 182 words and “analyze”")
+    assert route.why.startswith("claude-opus-4-8 stays: at least 150 words and “analyze”")
 
 
 def test_a_model_of_no_known_tier_stays() -> None:
@@ -80,7 +80,8 @@ def test_a_model_of_no_known_tier_stays() -> None:
 def test_the_reason_names_the_signals() -> None:
     compiled = router(policy({"then": {"route": {"heuristic": True}}}))
     assert compiled.route(facts(text="Please translate this.")).why == (
-        "claude-haiku-5-5 by heuristic: 3 words and “translate”: rule “rule 1”, which holds for every call"
+        "claude-haiku-5-5 by heuristic: fewer than 150 words and “translate”: rule “rule 1”, "
+        "which holds for every call"
     )
 
 
