@@ -35,6 +35,7 @@ from governance.gateway.metrics import Metrics
 from governance.gateway.responses import GatewayResponse
 from governance.gateway.rewrites.prompt_cache_memory import Memory
 from governance.gateway.snapshot import SnapshotStore
+from governance.gateway.summaries import Summaries
 from governance.gateway.upstream import Upstream
 from governance.gateway.upstream_quota import Quotas
 from governance.gateway.usage_report import UsageReports
@@ -100,6 +101,7 @@ class Gateway:
         self.breaker = Breaker(store, BREAKER_SECONDS)
         self.unended: dict[UUID, Earlier] = {}
         self.labels = Labels()
+        self.summaries = Summaries(Link(redis_url))
         self._publisher: asyncio.Task[None] | None = None
 
     @classmethod
@@ -165,6 +167,7 @@ class Gateway:
         await self.store.stop()
         await self.kept_replies.stop()
         await self.conversations.stop()
+        self.summaries.stop()
         self.cached_replies.stop()
         await self.desk.stop(STOP_GRACE_SECONDS)
         self.metrics.publish(self._gauges(), self.cached_replies.counts)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from governance.gateway import classifying, errors
+from governance.gateway import classifying, errors, summarising
 from governance.gateway.call_facts import facts_of
 from governance.gateway.conversations import conversation_of
 from governance.gateway.errors import CallRefused
@@ -49,16 +49,17 @@ async def decide(exchange: "Exchange") -> GatewayResponse | None:
         route = replace(route, model=await classifying.model_for(exchange, route.classify))
     model, reasons = _model(exchange, route, on)
     exchange.route = route = replace(route, model=model)
-    sent = rewritten(
-        exchange.request,
-        route,
-        About(
-            book=key.tenant.book,
-            at=exchange.started_at,
-            max_output_tokens=key.max_output_tokens,
-            conversation_model=on,
-        ),
+    terms = About(
+        book=key.tenant.book,
+        at=exchange.started_at,
+        max_output_tokens=key.max_output_tokens,
+        conversation_model=on,
     )
+    sent = rewritten(exchange.request, route, terms)
+    if route.history is not None and route.history.summarise and sent.cuts_history:
+        summary = await summarising.summary_for(exchange, route.history)
+        if summary is not None:
+            sent = rewritten(exchange.request, route, replace(terms, summary=summary))
     _take(exchange, sent)
     about["rewrites"] = sent.names
     about["not_done"] = [*reasons, *sent.reasons]

@@ -65,6 +65,10 @@ class Rewritten(msgspec.Struct, frozen=True):
     prompt_prefix: bytes | None = None
 
     @property
+    def cuts_history(self) -> bool:
+        return any(name.startswith("history") for name in self.names)
+
+    @property
     def header(self) -> str:
         """The value of `exchequer-rewrites`."""
         return ", ".join(self.names)

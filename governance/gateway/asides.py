@@ -1,0 +1,98 @@
+"""A question of our own to a model, on the way of a call: to classify it, to sum something up.
+
+Its attempt is one of the call's. Whatever comes of it, the call goes on.
+"""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from governance.gateway import admission, earlier
+from governance.gateway.attempt import Attempt
+from governance.gateway.bound import worst_case
+from governance.gateway.charging import Charge
+from governance.gateway.errors import CallRefused
+from governance.gateway.relay import is_proof
+from governance.gateway.request import Request
+from governance.gateway.upstream import Lost, NotReached, TimedOut, read_body
+
+if TYPE_CHECKING:
+    from governance.gateway.exchange import Exchange
+
+REPLY_BYTES_MAX = 64 * 1024
+_HEADERS = (("content-type", "application/json"), ("anthropic-version", "2023-06-01"))
+
+
+class _Block(msgspec.Struct):
+    type: str = ""
+    text: str = ""
+
+
+_decode_content = msgspec.json.Decoder(list[_Block]).decode
+
+
+async def ask(exchange: "Exchange", question: Request, purpose: str, seconds_max: float) -> tuple[bytes, str]:
+    """The answer's raw content, or b"" and why there is none, in a word. KeyTaken when another call was made
+    under the Idempotency-Key, which the call's first hold finds out."""
+    aside = exchange.aside(question)
+    try:
+        attempt = await admission.hold(aside, worst_case(aside), purpose, waits=False)
+    except CallRefused as error:
+        return b"", error.refusal.reason
+    aside.earlier = earlier.of(exchange)
+    return await _asked(attempt, seconds_max)
+
+
+async def _asked(attempt: Attempt, seconds_max: float) -> tuple[bytes, str]:
+    """Send it and wait for its answer. Then the attempt has ended: what it costs is known, and the call's
+    next hold may follow it."""
+    charge: Charge | None = attempt.promise.full_hold("the answer did not come in time")
+    why, proof, content = "late", None, b""
+    try:
+        async with asyncio.timeout(seconds_max):
+            charge, proof, content = await _answer(attempt)
+        why = "no_answer" if charge is None else ""
+    except NotReached as error:
+        charge, why, proof = None, "unreachable", f"no connection was made: {error}"
+    except (Lost, TimedOut) as error:
+        charge, why = attempt.promise.full_hold(f"outcome unknown: {error}"), "no_answer"
+    except TimeoutError:
+        pass
+    finally:
+        earlier.of(attempt.exchange).ended(attempt, charge, proof)
+    return content, why
+
+
+def text_of(content: bytes) -> str:
+    """The text in a reply's raw content; "" where it cannot be read."""
+    try:
+        blocks = _decode_content(content)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return ""
+    return " ".join(block.text for block in blocks if block.type == "text")
+
+
+def sendable(text: str) -> str:
+    """Without what JSON could not carry, or our own reading of a request refuses."""
+    return text.encode("utf-8", "replace").decode().replace("\0", " ")
+
+
+async def _answer(attempt: Attempt) -> tuple[Charge | None, str | None, bytes]:
+    aside = attempt.exchange
+    upstream = await aside.gateway.upstream.send(
+        "POST",
+        "/v1/messages",
+        body=aside.request.body,
+        headers=[*_HEADERS, *aside.key.tenant.upstream_headers],
+    )
+    attempt.began(upstream.status, upstream.headers.get("request-id"))
+    aside.gateway.quotas.heard(aside, upstream)
+    body = await read_body(upstream, REPLY_BYTES_MAX)
+    encoding = upstream.headers.get("content-encoding", "").lower()
+    if upstream.status == 200:
+        charge, content = attempt.promise.message(body, encoding)
+        return charge, None, content
+    if is_proof(upstream.status, body, encoding):
+        return None, f"upstream answered {upstream.status} before any output", b""
+    return attempt.promise.full_hold(f"outcome unknown: {upstream.status}"), None, b""
