@@ -59,8 +59,8 @@ _COMPLEXITY, _SIMPLE = _by_word(COMPLEXITY), _by_word(SIMPLE)
 
 
 class Choice(msgspec.Struct, frozen=True):
-    """`why` names the signals: how long, and which keyword. There are a few hundred, so that what follows from
-    one can be remembered."""
+    """`why` names the signals: how long, and which keyword. There are a few hundred choices, so that what
+    follows from one can be remembered."""
 
     tier: Tier
     why: str
