@@ -62,14 +62,17 @@ def version_rows(policy: RoutingPolicy, *, may_change: bool) -> list[dict[str, A
 def compared(policy: RoutingPolicy, before: str, after: str) -> dict[str, Any]:
     """The difference between two of "3" (a version), "draft" and "0" (nothing); the newest step unless
     told. Names that there are not stand for nothing."""
-    versions = {str(version.number): version for version in PolicyVersion.objects.filter(policy=policy)}
-    chosen_after = after if after in versions or after == "draft" else next(iter(versions), "draft")
+    rows = PolicyVersion.objects.filter(policy=policy)
+    numbers = [str(number) for number in rows.values_list("number", flat=True)]
+    chosen_after = after if after in numbers or after == "draft" else next(iter(numbers), "draft")
+    if before not in numbers and before not in ("draft", "0"):
+        before = str(int(chosen_after) - 1) if chosen_after != "draft" else next(iter(numbers), "0")
+    wanted = [int(name) for name in (before, chosen_after) if name in numbers]
+    versions = {str(version.number): version for version in rows.filter(number__in=wanted)}
     sources: dict[str, HasSource] = {**versions, "draft": Draft(policy.draft)}
-    if before not in sources and before != "0":
-        before = str(int(chosen_after) - 1) if chosen_after != "draft" else next(iter(versions), "0")
     old, new = versions.get(before), sources[chosen_after]
     return {
-        "choices": [("draft", "Draft"), *((n, f"Version {n}") for n in versions), ("0", "Nothing")],
+        "choices": [("draft", "Draft"), *((n, f"Version {n}") for n in numbers), ("0", "Nothing")],
         "before": before,
         "after": chosen_after,
         "rows": diff_rows(sources.get(before), new),
@@ -83,7 +86,7 @@ def diff_rows(before: HasSource | None, after: HasSource) -> list[dict[str, Any]
     """Lines of both with their numbers: kind is "same", "gone", "new" or "skip" (lines that are equal)."""
     old, new = before.source.splitlines() if before else [], after.source.splitlines()
     rows: list[dict[str, Any]] = []
-    for group in difflib.SequenceMatcher(None, old, new, autojunk=False).get_grouped_opcodes(CONTEXT_LINES):
+    for group in difflib.SequenceMatcher(None, old, new).get_grouped_opcodes(CONTEXT_LINES):
         if rows or group[0][1] > 0:
             rows.append({"kind": "skip", "old": "", "new": "", "text": "…"})
         for tag, old_from, old_to, new_from, new_to in group:

@@ -1,10 +1,12 @@
 """What is different between two versions of a policy: in words, by rule, and line by line."""
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any, Protocol
 
 DIFFERENCES_SAID_MAX = 4
+DIFF_LINES_MAX = 300
 TEXT_SAID_MAX = 60
 
 
@@ -88,12 +90,16 @@ def _rules(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def line_diff(before: HasSource | None, after: HasSource) -> str:
-    """A unified diff, as `diff -u` writes it; every line is new without a version before."""
-    lines: Sequence[str] = difflib.unified_diff(
+    """A unified diff, as `diff -u` writes it, of DIFF_LINES_MAX at most; every line is new without a version
+    before."""
+    lines = difflib.unified_diff(
         before.source.splitlines() if before else [],
         after.source.splitlines(),
         f"version {before.number}" if before else "nothing",
         f"version {after.number}",
         lineterm="",
-    )  # type: ignore[assignment]
-    return "\n".join(lines)
+    )
+    shown = list(islice(lines, DIFF_LINES_MAX + 1))
+    if len(shown) > DIFF_LINES_MAX:
+        shown[-1] = "… the rest is on the policy's page"
+    return "\n".join(shown)

@@ -18,6 +18,7 @@ from governance.routing.known import Known
 from governance.routing.problems import Problem, in_order
 from governance.routing.words import cut
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _NOT_IN_WORDS = re.compile(r"[^\w\s]")
 _PLAIN_RULE = Rule(name="plain", then=Actions())
 
@@ -38,6 +39,7 @@ class Findings(msgspec.Struct, frozen=True):
 def check(policy: Policy, lines: Lines, known: Known) -> Findings:
     """Every problem and warning, each with its line."""
     found = [*_tiers(policy, known), *_names(policy), *_order(policy)]
+    found += _characters(msgspec.to_builtins(policy), ())
     for index, rule in enumerate(policy.rules):
         place: Path = ("rules", index)
         found += _rule(rule, place)
@@ -48,6 +50,24 @@ def check(policy: Policy, lines: Lines, known: Known) -> Findings:
     problems = [Problem(lines.line_of(*each.path), each.sentence) for each in found if not each.is_warning]
     warnings = [Problem(lines.line_of(*each.path), each.sentence) for each in found if each.is_warning]
     return Findings(in_order(problems), in_order(warnings))
+
+
+def _characters(value: object, place: Path) -> Iterator[Finding]:
+    """Texts go into headers, logs and rows, where NUL and its like do harm; half a surrogate is no text."""
+    if isinstance(value, str):
+        is_name = place[-1:] == ("name",)
+        if _CONTROL.search(value) or (is_name and not value.isprintable()):
+            field = next(part for part in reversed(place) if isinstance(part, str))
+            yield wrong(place, f"`{field}` has a control character in it; remove it.")
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            if _CONTROL.search(name):
+                yield wrong(place, "A field's name has a control character in it; remove it.")
+            else:
+                yield from _characters(inner, (*place, name))
+    elif isinstance(value, list | tuple):
+        for index, inner in enumerate(value):
+            yield from _characters(inner, (*place, index))
 
 
 def _tiers(policy: Policy, known: Known) -> Iterator[Finding]:

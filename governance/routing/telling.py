@@ -56,7 +56,7 @@ class Told:
     def __str__(self) -> str:
         parts = [f"{_people(len(self.sent))} told by e-mail." if self.sent else "Nobody was told by e-mail."]
         if self.sent and self.printed:
-            parts.append("No mail server is set (EXCHEQUER_SMTP_HOST), so the mails are in this log only.")
+            parts.append("No mail server is set (EXCHEQUER_SMTP_HOST), so the mails were only printed.")
         if self.without_address:
             parts.append(f"No address is known of {_some(self.without_address)}; tell them yourself.")
         if self.failed:

@@ -191,6 +191,22 @@ def test_two_rules_of_one_name_and_rules_that_are_never_reached_are_refused() ->
     ]
 
 
+@pytest.mark.parametrize(
+    "text", ['"a\\0b"', '"a\\ud800b"', '"a\\r\\nexchequer-call-id: x"', '"a\\x1bb"', '"a\\u0085b"']
+)
+def test_texts_that_no_row_and_no_header_can_hold_are_refused(text: str) -> None:
+    assert "control character" in problem(f"then: {{deny: {text}}} # here")
+    assert "control character" in problem(f"when: {{tags: {{a: {text}}}}} # here\nthen: {{concise: true}}")
+    problems, _ = checked(f"rules:\n  - name: {text}\n    then: {{concise: true}}\n")
+    assert [line for line, _ in problems] == [2]
+
+
+def test_texts_may_have_several_lines_but_names_not() -> None:
+    assert checked('rules:\n  - name: a\n    then: {system: {text: "a\\n\\tb"}}\n') == ([], [])
+    problems, _ = checked('rules:\n  - name: "a\\nb"\n    then: {concise: true}\n')
+    assert [line for line, _ in problems] == [2]
+
+
 def test_what_will_go_wrong_is_warned_of_and_can_be_published() -> None:
     problems, warnings = checked(
         "tiers: {sonnet: claude-sonnet-4-5}\n"
