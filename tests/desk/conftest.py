@@ -31,13 +31,26 @@ class Purse:
         self._budget_ids = itertools.count(self.tenant_id * 100)
 
     def period(
-        self, limit: int, *, hard: bool = True, starts_at: datetime = _PAST, ends_at: datetime = _FUTURE
+        self,
+        limit: int,
+        *,
+        hard: bool = True,
+        starts_at: datetime = _PAST,
+        ends_at: datetime = _FUTURE,
+        budget_id: int | None = None,
     ) -> int:
         row = self.connection.execute(
             "INSERT INTO ledger_budgetperiod (tenant_id, budget_id, subject, starts_at, ends_at, limit_nanos,"
             " ceiling_nanos, spent_nanos, held_nanos, alert_percents)"
             " VALUES (%s, %s, '', %s, %s, %s, %s, 0, 0, '{50,100}') RETURNING id",
-            [self.tenant_id, next(self._budget_ids), starts_at, ends_at, limit, limit if hard else None],
+            [
+                self.tenant_id,
+                budget_id or next(self._budget_ids),
+                starts_at,
+                ends_at,
+                limit,
+                limit if hard else None,
+            ],
         ).fetchone()
         assert row is not None
         return int(row[0])

@@ -1,4 +1,4 @@
-"""Do the ledger and the provider's bill agree, at every commit? The invariants I1 to I12, one function each.
+"""Do the ledger and the provider's bill agree, at every commit? The invariants I1 to I13, one function each.
 
     breaches = check(collect(connection, tenants, bill_lines))
     assert breaches == []
@@ -18,6 +18,7 @@ I9   a call belongs to the period of its hold; periods of a budget do not overla
 I10  every billed call is charged, once, for no less than its bill
 I11  what is shown (calls, crossings) is what the ledger had at some commit
 I12  a call is the sum of its attempts, in one row
+I13  a limit is moved by facts alone: top-ups, raises that end, transfers that give what they take
 """
 
 from collections import Counter, defaultdict
@@ -283,6 +284,53 @@ def _adds_up(evidence: Evidence) -> Iterator[str]:
             yield f"call {call.id} says (attempts, held, cost, list) {says}, its attempts {found}"
 
 
+def _adjusted(evidence: Evidence) -> Iterator[str]:
+    facts = {fact.id: fact for fact in evidence.adjustments}
+    added: Counter[int] = Counter()
+    for fact in facts.values():
+        if fact.period_id is not None:
+            added[fact.period_id] += fact.amount_nanos
+    for period in evidence.periods:
+        if period.added_nanos != added[period.id]:
+            yield f"period {period.id} has {period.added_nanos} added, its adjustments say {added[period.id]}"
+        raised = period.raised_nanos if _is_ahead(period.raised_until, evidence) else 0
+        if period.ends_at > _asked_at(evidence) and raised != _raise_of(period, evidence):
+            yield f"period {period.id} is raised by {raised}, its raises say {_raise_of(period, evidence)}"
+    moved = {entry.id: entry for entry in evidence.entries if entry.kind == "transfer"}
+    for fact in facts.values():
+        if fact.kind != "transfer":
+            continue
+        other, entry = facts.get(fact.other_id), moved.pop(fact.id, None)
+        if other is None or (other.other_id, other.amount_nanos) != (fact.id, -fact.amount_nanos):
+            yield f"transfer {fact.id} of {fact.amount_nanos} has no other side"
+        if entry is None or (entry.amount_nanos, entry.period_ids) != (fact.amount_nanos, [fact.period_id]):
+            yield f"transfer {fact.id} is not in the ledger as it was made"
+    for entry_id in moved:
+        yield f"the ledger has a transfer {entry_id} that nobody made"
+
+
+def _raise_of(period: Any, evidence: Evidence) -> int:
+    """By how much its budget's raises raise it at the moment of the evidence."""
+    ended = {fact.other_id for fact in evidence.adjustments if fact.kind == "raise_end"}
+    return sum(
+        fact.amount_nanos
+        for fact in evidence.adjustments
+        if fact.kind == "raise"
+        and (fact.budget_id, fact.subject) == (period.budget_id, period.subject)
+        and fact.id not in ended
+        and _is_ahead(fact.until, evidence)
+    )
+
+
+def _is_ahead(moment: datetime | None, evidence: Evidence) -> bool:
+    return moment is not None and moment > _asked_at(evidence)
+
+
+def _asked_at(evidence: Evidence) -> datetime:
+    assert evidence.asked_at is not None
+    return evidence.asked_at
+
+
 RULES: dict[str, Callable[[Evidence], Iterator[str]]] = {
     "I1": _room,
     "I2": _hold_before_dispatch,
@@ -296,4 +344,5 @@ RULES: dict[str, Callable[[Evidence], Iterator[str]]] = {
     "I10": _billed,
     "I11": _shown,
     "I12": _adds_up,
+    "I13": _adjusted,
 }

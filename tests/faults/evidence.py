@@ -29,6 +29,15 @@ def price_nanos(usage: dict[str, Any]) -> int:
     )
 
 
+GUARDED_TABLES = [
+    "ledger_ledgerentry",
+    "ledger_adjustment",
+    "ledger_thresholdcrossing",
+    "calls_call",
+    "calls_attempt",
+]
+
+
 @dataclass
 class Step:
     """One transaction's work on one period row, as committed."""
@@ -52,6 +61,7 @@ class Evidence:
     calls: list[Any] = field(default_factory=list)
     attempts: list[Any] = field(default_factory=list)
     crossings: list[Any] = field(default_factory=list)
+    adjustments: list[Any] = field(default_factory=list)
     journal: list[Any] = field(default_factory=list)
     unguarded_tables: list[str] = field(default_factory=list)
     bill: list[dict[str, Any]] = field(default_factory=list)
@@ -114,13 +124,14 @@ def collect(
                 " FROM calls_attempt WHERE tenant_id = ANY(%s)"
             ),
             crossings=rows("SELECT * FROM ledger_thresholdcrossing WHERE tenant_id = ANY(%s)"),
+            adjustments=rows("SELECT * FROM ledger_adjustment WHERE tenant_id = ANY(%s)"),
             journal=rows("SELECT * FROM test_journal WHERE tenant_id = ANY(%s) ORDER BY seq"),
             unguarded_tables=[
                 row.name
                 for row in rows(
                     "SELECT name FROM unnest(%s::text[]) AS name WHERE NOT EXISTS (SELECT 1 FROM pg_trigger"
                     " WHERE tgrelid = name::regclass AND tgname = 'append_only_rows' AND tgenabled <> 'D')",
-                    [["ledger_ledgerentry", "calls_call", "calls_attempt", "ledger_thresholdcrossing"]],
+                    [GUARDED_TABLES],
                 )
             ],
             bill=list(bill),

@@ -4,7 +4,7 @@
 """
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from uuid import UUID
 
 from governance.desk.items import Figures
@@ -12,24 +12,38 @@ from governance.desk.items import Figures
 
 @dataclass
 class Row:
-    """One budget period."""
+    """One budget period. `limit` has what was added to it; a raise counts on top until its moment."""
 
     id: int
     limit: int
     starts_at: datetime
     ends_at: datetime
     hard: bool = True
+    now: datetime = datetime(1970, 1, 1, tzinfo=UTC)
+    budget: int = 0
+    added: int = 0
+    raised: int = 0
+    raised_until: datetime | None = None
     spent: int = 0
     held: int = 0
     crossed: set[int] = field(default_factory=set)
 
     @property
+    def raise_now(self) -> int:
+        return self.raised if self.raised_until is not None and self.now < self.raised_until else 0
+
+    @property
     def left(self) -> int:
-        return self.limit - self.spent - self.held
+        return self.limit + self.raise_now - self.spent - self.held
 
     @property
     def figures(self) -> Figures:
-        return Figures(self.limit, self.spent, self.held)
+        return Figures(self.limit + self.raise_now, self.spent, self.held)
+
+    def add(self, amount: int, base: int) -> None:
+        """`base`: the budget's own limit."""
+        self.added += amount
+        self.limit = max(0, base + self.added)
 
     def spend(self, amount: int, percents: tuple[int, ...]) -> None:
         before = self.spent

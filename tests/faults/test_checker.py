@@ -5,6 +5,7 @@ import copy
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -187,6 +188,53 @@ def _second_attempt_before_its_hold(evidence: Evidence) -> None:
     evidence.bill[1] = {**second, "script_id": first["script_id"], "at": first["at"]}
 
 
+def _added_without_a_fact(evidence: Evidence) -> None:
+    _change(evidence.periods, 0, added_nanos=5)
+
+
+def _raised_without_a_fact(evidence: Evidence) -> None:
+    _change(evidence.periods, 0, raised_nanos=5, raised_until=datetime(2099, 1, 1, tzinfo=UTC))
+
+
+def _raise_that_is_not_on_its_period(evidence: Evidence) -> None:
+    period, until = evidence.periods[0], datetime(2099, 1, 1, tzinfo=UTC)
+    evidence.adjustments.append(_fact("raise", None, 5, budget_id=period.budget_id, until=until))
+
+
+def _transfer_of_one_side(evidence: Evidence) -> None:
+    period = evidence.periods[0]
+    _change(evidence.periods, 0, added_nanos=-5)
+    fact = _fact("transfer", period.id, -5, budget_id=period.budget_id)
+    evidence.adjustments.append(fact)
+    evidence.entries.append(_transfer_entry(evidence, fact))
+
+
+def _transfer_that_the_ledger_does_not_know(evidence: Evidence) -> None:
+    giving, getting = evidence.periods
+    facts = [_fact("transfer", giving.id, -5), _fact("transfer", getting.id, 5)]
+    facts[0].other_id, facts[1].other_id = facts[1].id, facts[0].id
+    evidence.adjustments += facts
+    _change(evidence.periods, 0, added_nanos=-5)
+    _change(evidence.periods, 1, added_nanos=5)
+    evidence.entries.append(_transfer_entry(evidence, facts[0]))
+
+
+def _transfer_that_nobody_made(evidence: Evidence) -> None:
+    evidence.entries.append(_transfer_entry(evidence, _fact("transfer", evidence.periods[0].id, 5)))
+
+
+def _fact(kind: str, period_id: int | None, amount_nanos: int, **values: Any) -> SimpleNamespace:
+    given = {"budget_id": 0, "subject": "", "until": None, "other_id": None} | values
+    return SimpleNamespace(id=uuid4(), kind=kind, period_id=period_id, amount_nanos=amount_nanos, **given)
+
+
+def _transfer_entry(evidence: Evidence, fact: SimpleNamespace) -> Any:
+    return evidence.entries[0]._replace(
+        id=fact.id, kind="transfer", call_id=fact.id, period_ids=[fact.period_id],
+        amount_nanos=fact.amount_nanos, basis=None, held_nanos=0,
+    )  # fmt: skip
+
+
 TAMPERINGS = [
     ("I1", _over_the_limit),
     ("I2", _billed_without_hold),
@@ -214,6 +262,12 @@ TAMPERINGS = [
     ("I12", _attempt_left_out),
     ("I12", _call_in_two_rows),
     ("I12", _attempts_without_a_row),
+    ("I13", _added_without_a_fact),
+    ("I13", _raised_without_a_fact),
+    ("I13", _raise_that_is_not_on_its_period),
+    ("I13", _transfer_of_one_side),
+    ("I13", _transfer_that_the_ledger_does_not_know),
+    ("I13", _transfer_that_nobody_made),
 ]
 
 
