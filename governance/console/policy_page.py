@@ -26,11 +26,13 @@ class Draft:
 
 def page_context(policy: RoutingPolicy, *, may_change: bool) -> dict[str, Any]:
     """Above and beneath the form (templates/console/policy_top.html, policy_versions.html)."""
-    checked = check_draft(policy.draft, known_of(policy))
-    live = policy.live
+    known, live = known_of(policy), policy.live
+    checked = check_draft(policy.draft, known)
+    differs = live is not None and live.source != policy.draft
     return {
         "checked": checked,
-        "draft_differs": live is not None and live.source != policy.draft,
+        "draft_differs": differs,
+        "live_checked": check_draft(live.source, known) if live and differs else None,
         "live": live,
         "versions": version_rows(policy, may_change=may_change)[:10],
         "urls": urls_of(policy),
@@ -41,6 +43,12 @@ def urls_of(policy: RoutingPolicy) -> dict[str, str]:
     change = reverse("admin:routing_routingpolicy_change", args=[policy.pk])
     names = ("publish", "roll-back", "versions", "preview", "switch")
     return {"change": change, **{n.replace("-", "_"): change.replace("/change/", f"/{n}/") for n in names}}
+
+
+def version_page(version: PolicyVersion) -> str:
+    """The page with the whole text of a version."""
+    page = reverse("admin:routing_routingpolicy_change", args=[version.policy_id])
+    return f"{page.replace('/change/', '/versions/')}?before=0&after={version.number}"
 
 
 def version_rows(policy: RoutingPolicy, *, may_change: bool) -> list[dict[str, Any]]:

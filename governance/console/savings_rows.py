@@ -3,7 +3,9 @@
 from typing import Any
 
 from governance.calls.models import Call
+from governance.console.policy_page import version_page
 from governance.core.money import format_usd
+from governance.routing.models import PolicyVersion
 
 LAYER_TEXTS = {
     "response_cache": "Answered from the response cache",
@@ -35,7 +37,20 @@ def policy_words(call: Call) -> dict[str, Any] | None:
         return None
     return {
         "why": policy.get("why", ""),
-        "applied": policy.get("applied", []),
+        "applied": _with_pages(policy.get("applied", [])),
         "rewrites": policy.get("rewrites", []),
         "not_done": policy.get("not_done", []),
     }
+
+
+def _with_pages(applied: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each rule with the page of the version that it is of, as far as the tenant scope reaches."""
+    wanted = {row["version"] for row in applied if row.get("version")}
+    versions = {
+        version.pk: version
+        for version in PolicyVersion.objects.filter(pk__in=wanted).only("number", "policy_id")
+    }
+    return [
+        {**row, "page": version_page(versions[row["version"]])} if row.get("version") in versions else row
+        for row in applied
+    ]

@@ -15,7 +15,7 @@ from governance.routing.models import PolicyVersion, RoutingPolicy
 from governance.routing.policies import create_policy, publish, save_draft
 from tenants.keys import issue_key
 from tenants.scope import platform_scope
-from tests.console.cast import House, browser, policy_text
+from tests.console.cast import House, browser, make_call, policy_text
 from tests.tenants.makers import make_team, make_user
 
 LIST, ADD = "/admin/routing/routingpolicy/", "/admin/routing/routingpolicy/add/"
@@ -318,3 +318,27 @@ def test_a_preview_offers_only_keys_that_one_may_see_and_says_what_is_wrong_firs
     answer = member.post(page(whole, "preview"), asked(body_of("Hello")))
     assert "The draft has lines to mend first" in answer.content.decode()
     assert browser(bob.person("owner")).post(page(whole, "preview"), asked("{}")).status_code == 302
+
+
+def test_what_is_to_be_changed_in_the_live_version_is_said_while_another_draft_is_written(
+    alice: House,
+) -> None:
+    warned = "rules:\n  - {name: One, when: {keywords: {any: [c++]}}, then: {concise: true}}\n"
+    save_draft(alice.policy, warned)
+    publish(alice.policy)
+    save_draft(alice.policy, OTHER)
+    text = browser(alice.person("viewer")).get(page(alice.policy)).content.decode()
+    assert "What is live should be changed" in text
+    assert "is looked for as “c”" in unescape(text)
+
+
+def test_a_calls_rule_leads_to_the_version_that_it_is_of(alice: House, bob: House) -> None:
+    for house, applied in ((alice, alice), (bob, alice)):
+        version = applied.policy.live
+        assert version is not None
+        rule = {"rule": "One", "version": version.pk, "did": ["deny"]}
+        with platform_scope():
+            call = make_call(house, decision={"policy": {"applied": [rule], "why": "deny"}})
+        link = f"{page(applied.policy, 'versions')}?before=0&amp;after=1"
+        shown = browser(house.person("owner")).get(f"/admin/calls/call/{call.pk}/change/").content.decode()
+        assert (link in shown) is (house is alice)

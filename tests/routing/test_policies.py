@@ -1,6 +1,8 @@
 """Policies: drafts, versions that nobody changes, what is live, and who is told."""
 
 import io
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,11 @@ from django.contrib.auth.models import User
 from django.core import mail
 from django.core.exceptions import ValidationError
 from django.core.management import CommandError, call_command
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connection, transaction
 
 from governance.audit.events import Actor
 from governance.audit.models import AuditEvent
+from governance.routing import policies
 from governance.routing.changes import changed_rules
 from governance.routing.models import PolicyVersion, RoutingPolicy
 from governance.routing.policies import (
@@ -171,6 +174,57 @@ def test_a_draft_that_somebody_else_changed_meanwhile_is_neither_saved_nor_publi
     with pytest.raises(PolicyRefused, match="somebody else"):
         publish(policy, seen=seen)
     assert live_source(policy) == CAPPED
+
+
+def test_of_many_who_publish_at_once_one_does_and_the_others_are_told(alice: Tenant) -> None:
+    """Without the lock each would count the same newest version: the twin below shows that race."""
+    policy = a_policy(alice)
+    with platform_scope():
+        seen = stamp(RoutingPolicy.objects.get(pk=policy.pk))
+    outcomes = at_once(8, lambda: publish(policy, seen=seen))
+    assert len([outcome for outcome in outcomes if outcome is None]) == 1
+    assert {type(outcome) for outcome in outcomes if outcome is not None} == {PolicyRefused}
+    with platform_scope():
+        assert PolicyVersion.objects.filter(policy=policy).count() == 1
+
+
+def test_the_race_of_publishers_is_there_where_nothing_is_locked(
+    alice: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = a_policy(alice)
+    together = threading.Barrier(4)
+
+    def unlocked(policy: RoutingPolicy, seen: str) -> RoutingPolicy:
+        row = RoutingPolicy.objects.get(pk=policy.pk)
+        together.wait(10)
+        return row
+
+    monkeypatch.setattr(policies, "_lock", unlocked)
+    outcomes = at_once(4, lambda: publish(policy))
+    assert len([outcome for outcome in outcomes if isinstance(outcome, Exception)]) == 3
+    assert not any(isinstance(outcome, PolicyRefused) for outcome in outcomes)
+
+
+def at_once(count: int, work: Callable[[], Any]) -> list[Exception | None]:
+    """What each of so many threads ended with: None where it succeeded."""
+    ended: list[Exception | None] = []
+
+    def one() -> None:
+        try:
+            work()
+        except Exception as error:
+            ended.append(error)
+        else:
+            ended.append(None)
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=one) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return ended
 
 
 @pytest.mark.parametrize(
