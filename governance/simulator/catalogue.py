@@ -71,7 +71,7 @@ MODELS: tuple[Model, ...] = (
     _million("claude-fable-5-2", "Claude Fable 5.2", "2026-11-09", 512, _ALWAYS, forced=False, fast=True),
     _million("claude-mythos-5-2", "Claude Mythos 5.2", "2026-11-09", 512, _ALWAYS, forced=False, fast=True),
     _million("claude-haiku-5-5", "Claude Haiku 5.5", "2026-10-07", 512, _ADAPTIVE),
-    _million("claude-sonnet-5-5", "Claude Sonnet 5.5", "2026-09-28", 512, _BETWEEN_TOOLS),
+    _million("claude-sonnet-5-5", "Claude Sonnet 5.5", "2026-09-28", 512, _BETWEEN_TOOLS, forced=False),
     _million("claude-fable-5-1", "Claude Fable 5.1", "2026-09-01", 512, _ALWAYS, forced=False),
     _million("claude-mythos-5-1", "Claude Mythos 5.1", "2026-09-01", 512, _ALWAYS, forced=False),
     _million("claude-opus-5-5", "Claude Opus 5.5", "2026-08-20", 512, _ALWAYS, forced=False, fast=True),

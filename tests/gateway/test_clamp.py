@@ -116,8 +116,13 @@ def test_a_call_is_never_made_with_less_than_it_may_think(stack: Stack) -> None:
 
 FORBIDDEN: dict[str, dict[str, Any]] = {
     "structured_output": {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}},
-    "any_tool": {"tools": [TOOL], "tool_choice": {"type": "any"}},
-    "one_tool": {"tools": [TOOL], "tool_choice": {"type": "tool", "name": "look"}},
+    # Sonnet 5.5 cannot be made to use a tool; Sonnet 5 can.
+    "any_tool": {"model": "claude-sonnet-5", "tools": [TOOL], "tool_choice": {"type": "any"}},
+    "one_tool": {
+        "model": "claude-sonnet-5",
+        "tools": [TOOL],
+        "tool_choice": {"type": "tool", "name": "look"},
+    },
     "server_tool": {"tools": [{**SEARCH, "max_uses": 1}]},
     "unbounded": {"tools": [SEARCH]},
     "unknown_field": {"surprise": True},

@@ -130,8 +130,8 @@ def test_a_request_that_one_model_takes_is_taken_by_the_other_after_its_edits(bo
 
 @given(body=bodies, model=st.sampled_from(SERVED))
 def test_what_a_model_takes_already_is_not_changed_but_for_what_the_simulator_lets_pass(body, model) -> None:
-    """The simulator takes sampling parameters and any effort from anybody, and forced tools on Sonnet 5.5."""
-    passes = ("temperature", "output_config", "tool_choice")
+    """The simulator takes sampling parameters and any effort from anybody."""
+    passes = ("temperature", "output_config")
     body = {name: value for name, value in body.items() if name not in passes}
     body["tools"] = [TOOL]
     if accepted(body, model.id):
