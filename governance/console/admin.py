@@ -3,6 +3,7 @@
 from governance.console import (  # noqa: F401  importing registers
     admin_audit,
     admin_budgets,
+    admin_cache,
     admin_calls,
     admin_credentials,
     admin_keys,

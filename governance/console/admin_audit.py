@@ -25,6 +25,7 @@ NOUNS = (
     "key",
     "credential",
     "budget",
+    "cache",
     "contract_price",
     "prices",
     "user",

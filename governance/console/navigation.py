@@ -18,6 +18,7 @@ PAGES: dict[str, list[tuple[str, str, str]]] = {
     "Routing": [
         ("Policies", "alt_route", "admin:routing_routingpolicy_changelist"),
         ("Savings", "trending_down", "admin:savings"),
+        ("Response cache", "cached", "admin:response_cache"),
         ("Prompt cache", "bolt", "admin:calls_call_prompt_cache"),
     ],
     "Access": [

@@ -33,7 +33,7 @@ def savings_context(request: HttpRequest) -> dict[str, Any]:
         calls=Count("pk"),
         baseline=Coalesce(Sum(_BASELINE), 0, output_field=BigIntegerField()),
         cost=Coalesce(Sum("cost_nanos"), 0, output_field=BigIntegerField()),
-        **{layer: Sum(_saved_by(layer)) for layer in LAYER_TEXTS},
+        **{layer: Sum(saved_by(layer)) for layer in LAYER_TEXTS},
     )
     baseline, cost = int(sums["baseline"]), int(sums["cost"])
     return {
@@ -44,14 +44,14 @@ def savings_context(request: HttpRequest) -> dict[str, Any]:
         "baseline": short_usd(baseline),
         "cost": short_usd(cost),
         "saved": short_usd(baseline - cost),
-        "saved_percent": _percent(baseline - cost, baseline),
+        "saved_percent": percent(baseline - cost, baseline),
         "exact": {"baseline": format_usd(baseline), "cost": format_usd(cost)},
         "layers": [_layer(layer, int(sums[layer]), baseline) for layer in LAYER_TEXTS if sums[layer]],
         "rules": list(_rules(calls)),
     }
 
 
-def _saved_by(layer: str) -> Any:
+def saved_by(layer: str) -> Any:
     return Cast(KeyTextTransform(layer, KeyTransform("savings", "decision")), BigIntegerField())
 
 
@@ -59,7 +59,7 @@ def _layer(layer: str, saved_nanos: int, baseline_nanos: int) -> dict[str, Any]:
     return {
         "words": LAYER_TEXTS[layer],
         "saved": f"{'−' if saved_nanos >= 0 else '+'} {format_usd(abs(saved_nanos))}",
-        "percent": _percent(saved_nanos, baseline_nanos),
+        "percent": percent(saved_nanos, baseline_nanos),
         "width": max(0, min(100, saved_nanos * 100 // baseline_nanos)) if baseline_nanos else 0,
     }
 
@@ -80,10 +80,10 @@ def _rules(calls: "QuerySet[Any]") -> Iterable[dict[str, Any]]:
             "calls": row["count"],
             "cost": format_usd(cost),
             "saved": format_usd(baseline - cost) if baseline else "—",
-            "percent": _percent(baseline - cost, baseline),
+            "percent": percent(baseline - cost, baseline),
         }
 
 
-def _percent(part: int, whole: int) -> str:
+def percent(part: int, whole: int) -> str:
     """“12.3 %”, rounded down; “—” of nothing."""
     return f"{part * 1000 // whole / 10:.1f} %" if whole > 0 else "—"

@@ -15,6 +15,7 @@ from unfold.sites import UnfoldAdminSite
 
 from governance.console.access import access_of, load_access
 from governance.console.dashboard import dashboard
+from governance.console.response_cache_page import response_cache_context
 from governance.console.savings_page import savings_context
 
 # Alpine, which draws the menus, evaluates expressions from attributes; widths of bars are inline styles.
@@ -61,11 +62,23 @@ class ConsoleSite(UnfoldAdminSite):
         return response
 
     def get_urls(self) -> list[Any]:
-        return [path("savings/", self.admin_view(self.savings), name="savings"), *super().get_urls()]
+        return [
+            path("savings/", self.admin_view(self.savings), name="savings"),
+            path("response-cache/", self.admin_view(self.response_cache), name="response_cache"),
+            *super().get_urls(),
+        ]
 
     def savings(self, request: HttpRequest) -> HttpResponse:
         context = {**self.each_context(request), "title": "Savings", **savings_context(request)}
         return TemplateResponse(request, "console/savings.html", context)
+
+    def response_cache(self, request: HttpRequest) -> HttpResponse:
+        context = {
+            **self.each_context(request),
+            "title": "Response cache",
+            **response_cache_context(request),
+        }
+        return TemplateResponse(request, "console/response_cache.html", context)
 
     def search(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         """No command palette: the side bar shows every page, and unfold would keep results in Redis."""

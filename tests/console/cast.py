@@ -19,6 +19,8 @@ from governance.limits.limits import set_limit
 from governance.limits.models import CallLimit
 from governance.pricing.contracts import agree_discount
 from governance.pricing.models import ContractPrice
+from governance.response_cache.models import CachePurge
+from governance.response_cache.purges import purge
 from governance.routing.models import RoutingPolicy
 from governance.routing.policies import create_policy, publish
 from tenants.credentials import add_credential
@@ -48,6 +50,7 @@ class House:
     pause: Pause
     call_limit: CallLimit
     policy: RoutingPolicy
+    purge: CachePurge
 
     def person(self, role: str, *, in_team: bool = False) -> User:
         return make_member(self.tenant, role, team=self.team if in_team else None)
@@ -87,9 +90,22 @@ def make_house(name: str) -> House:
             tenant, scope="team", ref=str(team.pk), name=f"{canary}-policy", draft=policy_text(canary)
         )
         policy = publish(policy, note=f"{canary}-note").policy
+        purged = purge(tenant, "tag", f"feature={canary}")
         house = House(
-            canary, tenant, team, key, credential, budget, period, contract, None, paused, call_limit, policy
-        )  # type: ignore[arg-type]
+            canary,
+            tenant,
+            team,
+            key,
+            credential,
+            budget,
+            period,
+            contract,
+            None,  # type: ignore[arg-type]
+            paused,
+            call_limit,
+            policy,
+            purged,
+        )
         house.call = make_call(house)
     return house
 

@@ -51,6 +51,7 @@ def rows_of(house: House) -> dict[str, Any]:
             "tenants.pause": house.pause.pk,
             "limits.calllimit": house.call_limit.pk,
             "routing.routingpolicy": house.policy.pk,
+            "response_cache.cachepurge": house.purge.pk,
             "calls.call": house.call.pk,
             "ledger.ledgerentry": LedgerEntry.objects.get(call_id=house.call.pk).pk,
             "pricing.contractprice": house.contract.pk,

@@ -1,0 +1,92 @@
+"""What the response cache did, by rule, key and day; and purging it in the browser and by command."""
+
+import io
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from governance.audit.models import AuditEvent
+from governance.core.money import format_usd
+from governance.response_cache.models import CachePurge
+from tenants.scope import platform_scope
+from tests.console.cast import House, browser, make_call
+
+PAGE = "/admin/response-cache/"
+ADD = "/admin/response_cache/cachepurge/add/"
+
+
+def purges_of(house: House) -> list[tuple[str, str]]:
+    """Without the one that the house was made with."""
+    rows = CachePurge._base_manager.filter(tenant=house.tenant, pk__gt=house.purge.pk).order_by("pk")
+    return [(row.kind, row.value) for row in rows]
+
+
+def test_the_page_counts_the_calls_of_the_own_tenant_only(alice: House, bob: House) -> None:
+    with platform_scope():
+        for _ in range(3):
+            make_call(
+                alice,
+                cache="hit",
+                rule=f"{alice.canary}-faq",
+                decision={"savings": {"response_cache": 5_000_000_001}},
+            )
+        make_call(alice, cache="miss", rule=f"{alice.canary}-faq", decision={"savings": {"routing": 7}})
+        make_call(alice, cache="bypass", rule=f"{alice.canary}-faq")
+        make_call(bob, cache="hit", rule=f"{bob.canary}-rule")
+    page = browser(alice.person("viewer")).get(PAGE).content.decode()
+    for text in ("75.0 %", format_usd(15_000_000_003), f"{alice.canary}-faq", f"{alice.canary}-key"):
+        assert text in page, text
+    assert bob.canary not in page
+    assert ADD not in page, "a viewer purges nothing"
+    assert ADD in browser(alice.person("admin")).get(PAGE).content.decode()
+
+
+def test_the_page_teaches_where_nothing_was_looked_up(alice: House) -> None:
+    page = browser(alice.person("viewer")).get(PAGE + "?window=7d").content.decode()
+    assert "No call was looked up in the last 7 days" in page
+    assert "ttl_seconds" in page
+
+
+def test_an_admin_purges_and_the_audit_trail_has_it(alice: House, bob: House) -> None:
+    admin = browser(alice.person("admin"))
+    asked = {"tenant": alice.tenant.pk, "kind": "tag", "value": "feature=search"}
+    assert admin.post(ADD, asked).status_code == 302
+    assert purges_of(alice) == [("tag", "feature=search")]
+    listed = admin.get("/admin/response_cache/cachepurge/").content.decode()
+    assert "Tag feature=search" in listed
+    event = AuditEvent.objects.filter(tenant_id=alice.tenant.pk, action="cache.purge").latest("pk")
+    assert event.after == {"kind": "tag", "value": "feature=search"}
+    assert event.actor_user_id is not None
+    assert admin.post(ADD, asked | {"tenant": bob.tenant.pk}).status_code == 200, "not a choice"
+    assert not purges_of(bob)
+    assert browser(alice.person("viewer")).post(ADD, asked).status_code == 403
+    assert (
+        "Tag feature"
+        not in browser(bob.person("admin")).get("/admin/response_cache/cachepurge/").content.decode()
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "word"),
+    [
+        ("tenant", "x", "Leave this empty"),
+        ("tag", "feature", "name=value"),
+        ("tag", "=x", "name=value"),
+        ("model", "", "id of the model"),
+    ],
+)
+def test_a_purge_of_nothing_is_not_made(alice: House, kind: str, value: str, word: str) -> None:
+    admin = browser(alice.person("admin"))
+    page = admin.post(ADD, {"tenant": alice.tenant.pk, "kind": kind, "value": value}).content.decode()
+    assert word in page
+    assert not purges_of(alice)
+
+
+def test_a_command_purges_too(alice: House) -> None:
+    said = io.StringIO()
+    for arguments in ([], ["--tag", "feature=search"], ["--model", "claude-sonnet-5-5"]):
+        call_command("purge_cache", "--tenant", alice.tenant.slug, *arguments, stdout=said)
+    assert purges_of(alice) == [("tenant", ""), ("tag", "feature=search"), ("model", "claude-sonnet-5-5")]
+    assert "purge of everything" in said.getvalue()
+    with pytest.raises(CommandError, match="name=value"):
+        call_command("purge_cache", "--tenant", alice.tenant.slug, "--tag", "x")
