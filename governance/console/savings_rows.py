@@ -13,7 +13,7 @@ LAYER_TEXTS = {
     "routing": "Another model",
     "prompt_cache": "Prompt cache, breakpoints added",
     "client_cache": "Prompt cache, as the client asked",
-    "overhead": "Paid beside the answer",
+    "overhead": "Classifier, summaries, answers not used",
 }
 """gateway/savings.py's layers, in the order of the path."""
 
