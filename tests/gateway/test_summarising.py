@@ -38,23 +38,24 @@ def conversation(messages: int, topic: str, **fields: Any) -> bytes:
     return chat(messages, 60, model=MODEL, **fields).replace(b"Message ", f"{topic} ".encode())
 
 
-def test_a_block_of_turns_has_one_summary_and_its_cost_is_in_the_first_calls(account: Account) -> None:
+def test_a_block_of_turns_has_one_summary_and_its_cost_is_in_the_first_calls(
+    stack: Stack, account: Account
+) -> None:
     topic = secrets.token_hex(6)
-    with start_stack(workers=2) as stack:
-        summarise(account)
-        for messages, worker in ((21, 0), (23, 1), (25, 0)):
-            response = post(stack, account, conversation(messages, topic), worker=worker)
-            assert response.status_code == 200
-            assert response.headers["exchequer-rewrites"] == "history(-10)"
-        calls = account.wait_for_calls(3)
-        assert [call.decision["summarised"] for call in calls] == ["now", "before", "before"]
-        assert [call.attempts for call in calls] == [2, 1, 1]
-        first = account.attempts()[0]
-        assert (first.number, first.purpose, first.served_model) == (1, "summarise", summarising.MODEL)
-        assert calls[0].decision["savings"]["overhead"] == -first.cost_nanos < 0
-        for call in calls:
-            assert call.baseline_nanos - call.cost_nanos == sum(call.decision["savings"].values())
-        assert_sound(account)
+    summarise(account)
+    for messages in (21, 23, 25):
+        response = post(stack, account, conversation(messages, topic))
+        assert response.status_code == 200
+        assert response.headers["exchequer-rewrites"] == "history(-10)"
+    calls = account.wait_for_calls(3)
+    assert [call.decision["summarised"] for call in calls] == ["now", "before", "before"]
+    assert [call.attempts for call in calls] == [2, 1, 1]
+    first = account.attempts()[0]
+    assert (first.number, first.purpose, first.served_model) == (1, "summarise", summarising.MODEL)
+    assert calls[0].decision["savings"]["overhead"] == -first.cost_nanos < 0
+    for call in calls:
+        assert call.baseline_nanos - call.cost_nanos == sum(call.decision["savings"].values())
+    assert_sound(account)
 
 
 def test_the_summary_is_what_is_sent_in_the_first_message(stack: Stack, account: Account) -> None:
