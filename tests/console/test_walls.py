@@ -93,6 +93,7 @@ def leaks(client: Client, bob: House) -> list[str]:
     """Pages that show this client something of Bob's, whatever it asks of them."""
     found = []
     pages = [reverse("admin:index"), reverse("admin:search") + f"?s={bob.canary[:8]}"]
+    pages.append(reverse("admin:calls_call_prompt_cache"))
     for label, pk in rows_of(bob).items():
         pages += lists_of(label) + urls_of(label, pk)
     for page in pages:

@@ -6,7 +6,9 @@ system prompt and such a beginning. It is a word and not the opening brace: the 
 
 from typing import Any
 
-from governance.gateway.request import ABSENT, Fields, is_given, value_of
+from msgspec import Raw
+
+from governance.gateway.request import ABSENT, Body, Fields, is_given, value_of
 from governance.gateway.rewrites import system
 from governance.gateway.rewrites.draft import Draft, NotDone, as_json
 
@@ -22,6 +24,10 @@ def json_output(
         return NotDone("the request asks for a format of its own")
     if fields.messages and fields.messages[-1].role == "assistant":
         return NotDone("the client has begun the reply itself")
+    if fields.max_tokens == 0:
+        return NotDone("the request asks for no output")
+    if takes_format and _cites(fields):
+        return NotDone("a format goes with no citations")
     if takes_format:
         config: Fields = fields.output_config or {}
         wanted = {**config, "format": {"type": "json_schema", "schema": schema}}
@@ -36,3 +42,18 @@ def json_output(
         return told
     begun = as_json({"role": "assistant", "content": PREFILL})
     return told.with_messages([*told.messages, begun])
+
+
+def _cites(fields: Body) -> bool:
+    """Whether a document is to be cited from: upstream refuses that together with a format."""
+    return any(
+        _decoded(block.get("citations", ABSENT)).get("enabled") is True
+        for message in fields.messages
+        if not isinstance(message.content, str)
+        for block in message.content
+        if "citations" in block
+    )
+
+
+def _decoded(raw: Raw) -> dict[str, Any]:
+    return value_of(raw, dict[str, Any]) or {}

@@ -68,3 +68,35 @@ def test_a_reply_that_the_client_has_begun_stays_as_it_is(book: PriceBook) -> No
     result = apply(request, book, json_output=JsonOutput(SCHEMA))
     assert result.request is request
     assert "begun the reply itself" in result.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"max_tokens": 0}, "no output"),
+        (
+            {
+                "messages": [
+                    {
+                        "role": "user",
+                        "content": [
+                            {
+                                "type": "document",
+                                "source": {"type": "text", "media_type": "text/plain", "data": "A."},
+                                "citations": {"enabled": True},
+                            }
+                        ],
+                    }
+                ]
+            },
+            "no citations",
+        ),
+    ],
+)
+def test_no_format_is_asked_for_where_upstream_would_refuse_it(
+    book: PriceBook, fields: dict[str, Any], reason: str
+) -> None:
+    request = read_request(body(**fields))
+    result = apply(request, book, json_output=JsonOutput(SCHEMA))
+    assert result.request is request
+    assert reason in result.reasons[0]
