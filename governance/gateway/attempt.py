@@ -158,7 +158,9 @@ class Attempt:
                 attempt=attempt,
                 call=call,
                 reason=(why or "")[:256],
-                claimed=call is not None and self.exchange.claim is not None,
+                claimed=call is not None
+                and call.outcome != Outcome.SERVED  # with the answer of an attempt before this one
+                and self.exchange.claim is not None,
                 claim_to=claim_to,
             )
         return Settlement.charge(

@@ -93,7 +93,8 @@ class Earlier:
 
     def resumed(self) -> None:
         """There is no next attempt: whoever has the ended one ends the call with it."""
-        self._close()
+        if self._open is not None:
+            self._close()
 
     def end_with(self, call: CallRecord) -> None:
         """The call has ended without another attempt; this is its row, without money."""

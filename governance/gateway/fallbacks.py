@@ -23,8 +23,8 @@ ATTEMPTS_MAX = 4
 BEGIN_SECONDS_MAX = 120.0
 
 
-async def send(exchange: Exchange, attempt: Attempt) -> GatewayResponse:
-    """The first answer that is not a failure, or the last failure."""
+async def send(exchange: Exchange, attempt: Attempt) -> tuple[GatewayResponse, Attempt]:
+    """The first answer that is not a failure, or the last failure, and whose it is."""
     assert exchange.route is not None
     models = iter(exchange.route.fallbacks)
     while True:
@@ -32,12 +32,13 @@ async def send(exchange: Exchange, attempt: Attempt) -> GatewayResponse:
         response = await sending.send(exchange, attempt)
         failed = attempt.voided
         if failed is None:
-            return response
+            attempt.may_go_on = False
+            return response, attempt
         following = await _next(exchange, attempt, models) if _is_passing(failed) else None
         if following is None:
             attempt.void_now()
             say_decision_again(exchange, response)
-            return response
+            return response, attempt
         attempt = following
 
 
@@ -71,7 +72,7 @@ async def _next(exchange: Exchange, failed: Attempt, models: Iterator[str]) -> A
                 break
             if model == failed.model:
                 continue
-            following = await _held(exchange, model)
+            following = await held_for(exchange, model, "fallback")
             if isinstance(following, Attempt):
                 why = str(failed.upstream_status or "unreachable")
                 _say(exchange, "fallback_from", f"{failed.model} ({why})")
@@ -86,14 +87,14 @@ async def _next(exchange: Exchange, failed: Attempt, models: Iterator[str]) -> A
     return None
 
 
-async def _held(exchange: Exchange, model: str) -> Attempt | str:
-    """An attempt with that model, or the reason why not."""
+async def held_for(exchange: Exchange, model: str, purpose: str) -> Attempt | str:
+    """An attempt with that model, after one that has ended; or the reason why not."""
     request = other_model.request_for(exchange, model)
     if isinstance(request, str):
         return request
     before = other_model.ask_instead(exchange, request)
     try:
-        return await admission.hold(exchange, worst_case(exchange), "fallback", waits=False)
+        return await admission.hold(exchange, worst_case(exchange), purpose, waits=False)
     except CallRefused as error:
         if exchange.earlier is not None and exchange.earlier.open_hold is None:
             raise  # the failed attempt is settled: its call has ended

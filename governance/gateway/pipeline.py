@@ -11,6 +11,7 @@ from governance.gateway import (
     admission,
     cached_replies,
     call_record,
+    cascade,
     dry_run,
     errors,
     fallbacks,
@@ -107,8 +108,11 @@ async def refused_meanwhile(exchange: Exchange, attempt: Attempt) -> Refusal | N
 
 async def send(exchange: Exchange, attempt: Attempt) -> GatewayResponse:
     """The call that is paid for: out, and its answer back."""
-    if exchange.route is not None and exchange.route.fallbacks:
-        return await fallbacks.send(exchange, attempt)
+    if exchange.route is not None:
+        if cascade.applies(exchange):
+            return await cascade.send(exchange, attempt)
+        if exchange.route.fallbacks:
+            return (await fallbacks.send(exchange, attempt))[0]
     return await sending.send(exchange, attempt)
 
 

@@ -109,7 +109,9 @@ def _model(exchange: "Exchange", route: Route, on: str | None) -> tuple[str | No
     key, asked = exchange.key, exchange.request.model
     if on is not None:
         model = on
-    elif route.cascade is not None:
+    elif route.cascade is not None and (
+        route.cascade.terms.buffer_streams or not exchange.request.stream
+    ):  # else there is nothing to check before it has left
         model = route.cascade.first
     else:
         model = route.model or asked

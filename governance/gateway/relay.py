@@ -15,11 +15,13 @@ from governance.calls.models import Outcome
 from governance.core.money import nanos_to_usd
 from governance.gateway import errors, facts, idempotency
 from governance.gateway.attempt import Attempt
+from governance.gateway.charging import Charge
 from governance.gateway.errors import Refusal, envelope, error_body
 from governance.gateway.exchange import Exchange
 from governance.gateway.responses import GatewayResponse
 from governance.gateway.sse import UNDECODABLE, StreamTap, UnreadableEncoding, unpacked
 from governance.gateway.upstream import Lost, TimedOut, read_body
+from governance.routing.route import Route
 
 REPLY_BYTES_MAX = 64 * 1024 * 1024
 CLIENT_CLOSED = 499
@@ -212,7 +214,18 @@ async def _relay_message(
         idempotency.keep(attempt, upstream.status, headers, body, attempt.settling(settle))
 
     after = attempt.settling(settle if exchange.claim is None else keep_and_settle)
-    return GatewayResponse(upstream.status, headers, body, after=after)
+    response = GatewayResponse(upstream.status, headers, body, after=after)
+    if exchange.route is not None and _is_kept_back(exchange.route, attempt):
+        response.charged = lambda: (charge, content)
+    return response
+
+
+def _is_kept_back(route: Route, attempt: Attempt) -> bool:
+    """Whether the reply may be looked at before the client gets it (cascade.py)."""
+    ladder = route.cascade
+    if ladder is None or attempt.purpose == "escalate":
+        return False
+    return ladder.terms.buffer_streams or not attempt.exchange.request.stream
 
 
 def unknown_outcome(exchange: Exchange, attempt: Attempt, error: Lost | TimedOut) -> GatewayResponse:
@@ -255,6 +268,8 @@ class EventStream:
         self.response = GatewayResponse(
             upstream.status, headers, stream=self._chunks(), after=attempt.settling(self._settle)
         )
+        if exchange.route is not None and _is_kept_back(exchange.route, attempt):
+            self.response.charged = self._charged
         exchange.on_leave = self._leave
 
     async def _chunks(self) -> AsyncIterator[bytes]:
@@ -303,9 +318,16 @@ class EventStream:
             self._attempt.shrink(amount_nanos)
 
     def _forget_request(self) -> None:
-        """The first chunk has left. Whatever is still to be told of the request is told now."""
-        if not self._attempt.resolved:
+        """The first chunk has left: whatever is still to be told of the request is told now. Not where the
+        stream is kept back: the request may be sent to another model."""
+        if not self._attempt.resolved and self.response.charged is None:
             facts.take(self._exchange)
+
+    def _charged(self) -> tuple[Charge, None]:
+        return self._charge(), None
+
+    def _charge(self) -> Charge:
+        return self._attempt.promise.stream(self._tap, monotonic() - self._attempt.sent_monotonic)
 
     def _settle(self) -> None:
         tap = self._tap
@@ -313,7 +335,7 @@ class EventStream:
             self._upstream.release()
         else:
             self._upstream.close()
-        charge = self._attempt.promise.stream(tap, monotonic() - self._attempt.sent_monotonic)
+        charge = self._charge()
         outcome, status, reason = Outcome.SERVED, self._upstream.status, "served"
         if tap.error is not None:
             outcome, reason = Outcome.FAILED, "upstream_error_event"

@@ -1,8 +1,12 @@
 """What the gateway answers with: bytes and header bytes that go on the wire as they are."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
+from typing import TYPE_CHECKING
 
 from django.http.response import HttpResponseBase
+
+if TYPE_CHECKING:
+    from governance.gateway.charging import Charge
 
 type Headers = Sequence[tuple[bytes, bytes]]
 
@@ -19,6 +23,9 @@ class GatewayResponse(HttpResponseBase):
     """
 
     streaming = False
+    charged: "Callable[[], tuple[Charge, bytes | None]] | None" = None
+    """What its attempt will be charged, and a Message's raw content (None for a stream's). Only where somebody
+    may still think better of it (cascade.py)."""
 
     def __init__(
         self,

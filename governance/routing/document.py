@@ -29,7 +29,7 @@ from msgspec import Meta
 Tier = Literal["haiku", "sonnet", "opus", "fable"]
 LatencyClass = Literal["interactive", "background", "batch"]
 Feature = Literal["tools", "images", "documents", "thinking", "system", "structured_output", "cache_control"]
-CascadeCheck = Literal["refusal", "truncation", "json", "hedging", "confidence"]
+CascadeCheck = Literal["refusal", "truncation", "json", "hedging"]
 
 type Name = Annotated[str, Meta(min_length=1, max_length=80)]
 type ModelName = Annotated[str, Meta(min_length=1, max_length=128)]
@@ -117,12 +117,12 @@ class Classify(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Cascade(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Answer on `first`; where a check fails, ask again on `then`. Both are paid for. Only for replies that
-    are not streamed, unless `buffer_streams` says that a stream may be kept back until it was checked."""
+    are not streamed, unless `buffer_streams` says that a stream may be kept back until it was checked; other
+    streams are answered as asked. gateway/reply_checks.py says what the checks mean."""
 
     first: Target
     then: Target
     checks: Annotated[tuple[CascadeCheck, ...], Meta(min_length=1)] = ("refusal", "truncation")
-    confidence_at_least: Percent = 70
     buffer_streams: bool = False
 
 

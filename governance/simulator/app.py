@@ -176,10 +176,11 @@ class Simulator:
         error = script.error
         if error is None:
             return
-        if error.times is not None:
+        if error.times is not None or error.after is not None:
             assert script.id is not None
             self._tries[script.id] += 1
-            if self._tries[script.id] > error.times:
+            tries = self._tries[script.id]
+            if tries > (error.times or tries) or tries <= (error.after or 0):
                 return
         raise _api_error(error)
 

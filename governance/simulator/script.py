@@ -18,7 +18,8 @@ Usage = dict[str, Any]
 
 
 class ScriptedError(Struct, frozen=True, forbid_unknown_fields=True):
-    """Answer with an error; with `times`, only the first so many tries of this script `id`."""
+    """Answer with an error; with `times`, only the first so many tries of this script `id`, with `after` all
+    but those."""
 
     type: str
     status: Annotated[int, Meta(ge=400, le=599)] | None = None
@@ -28,6 +29,7 @@ class ScriptedError(Struct, frozen=True, forbid_unknown_fields=True):
     should_retry: bool | None = None
     headers: dict[str, str] = {}
     times: Annotated[int, Meta(ge=1)] | None = None
+    after: Annotated[int, Meta(ge=1)] | None = None
 
 
 class ToolUse(Struct, frozen=True, forbid_unknown_fields=True):
@@ -119,9 +121,11 @@ def _decode(header: bytes) -> Script:
             f"The {NAME} header is not a script: {error}. See governance/simulator/README.md for its fields."
         ) from None
     if script.error is not None:
-        if script.error.times is not None and script.id is None:
+        counts = script.error.times is not None or script.error.after is not None
+        if counts and script.id is None:
             raise invalid(
-                f"The {NAME} header has error.times but no id; give the script an id to count its tries."
+                f"The {NAME} header has error.times or error.after but no id; give the script an id to count "
+                "its tries."
             )
         if script.error.status is None and script.error.type not in STATUS_OF_TYPE:
             raise invalid(

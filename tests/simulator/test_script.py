@@ -46,7 +46,7 @@ def events(client: anthropic.Anthropic, **script: Any) -> list[dict[str, Any]]:
         ('{"error": {"type": "api_error", "code": 1}}', "unknown field `code`"),
         ("not json", "is not a script"),
         ('{"latency_ms": -1}', "latency_ms"),
-        ('{"error": {"type": "api_error", "times": 2}}', "error.times but no id"),
+        ('{"error": {"type": "api_error", "times": 2}}', "error.times or error.after but no id"),
         ('{"error": {"type": "surprise_error"}}', "give error.status as well"),
         ('{"fault": "earthquake"}', "is not a script"),
         ('{"fault": {}}', "exactly one fault"),

@@ -1,0 +1,226 @@
+"""A cheap model answers first; a better one is asked where the reply fails a check, and both are paid."""
+
+import hashlib
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from governance.core.money import nanos_to_usd
+from governance.gateway.json_schema import fits
+from governance.gateway.reply_checks import HEDGES, failed_check
+from governance.simulator.samples import sample
+from tests.gateway.asking import ASK, post, script
+from tests.gateway.policies import govern
+from tests.gateway.test_fallbacks import assert_sound
+from tests.harness import Account, Stack, make_tenant
+
+ASKED, FIRST, THEN = "claude-sonnet-5-5", "claude-haiku-5-5", "claude-opus-5-5"
+SCHEMA = {
+    "type": "object",
+    "properties": {"a": {"type": "string"}, "n": {"type": "integer"}},
+    "required": ["a"],
+    "additionalProperties": False,
+}
+
+
+def cascade(account: Account, checks: str, rest: str = "") -> None:
+    govern(
+        account,
+        "rules: [{name: a rule, then: {route: {cascade: "
+        f"{{first: {{tier: haiku}}, then: {{tier: opus}}, checks: [{checks}] {rest} }} }} }} }}]",
+    )
+
+
+def said(account: Account, text: str, **more: Any) -> dict[str, str]:
+    return script(id=account.tenant.slug, tag=account.tenant.slug, text=text, **more)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["json", "buffered stream"])
+def test_a_reply_that_fails_is_replaced_and_both_attempts_are_paid(
+    stack: Stack, account: Account, stream: bool
+) -> None:
+    """The reply of the last attempt is relayed byte for byte."""
+    cascade(account, "hedging", ", buffer_streams: true")
+    response = post(stack, account, {**ASK, "stream": stream}, headers=said(account, "I don’t know."))
+    assert response.status_code == 200
+    assert response.headers["exchequer-model"] == THEN
+    assert f"cascade={FIRST} (hedging)" in response.headers["exchequer-decision"]
+    first_line, second_line = stack.bill(account.tenant.slug)
+    assert (first_line["model"], second_line["model"]) == (FIRST, THEN)
+    (call,) = account.wait_for_calls(1)
+    assert (call.requested_model, call.served_model, call.attempts) == (ASKED, THEN, 2)
+    first, second = account.attempts()
+    assert (first.purpose, first.served_model, first.basis) == ("answer", FIRST, "exact")
+    assert (second.purpose, second.served_model, second.basis) == ("escalate", THEN, "exact")
+    assert first.cost_nanos > 0
+    assert_sound(account)
+    assert hashlib.sha256(response.content).hexdigest() == second_line["reply_sha256"]
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["json", "buffered stream"])
+def test_a_reply_that_is_good_enough_is_relayed_as_it_came(
+    stack: Stack, account: Account, stream: bool
+) -> None:
+    cascade(account, "hedging, refusal, truncation", ", buffer_streams: true")
+    response = post(stack, account, {**ASK, "stream": stream}, headers=said(account, "Paris."))
+    assert response.headers["exchequer-model"] == FIRST
+    (call,) = account.wait_for_calls(1)
+    assert (call.served_model, call.attempts, "cascade" in call.decision) == (FIRST, 1, False)
+    (line,) = stack.bill(account.tenant.slug)
+    assert hashlib.sha256(response.content).hexdigest() == line["reply_sha256"]
+    assert_sound(account)
+
+
+def test_the_sdk_reads_a_buffered_stream(stack: Stack, account: Account) -> None:
+    cascade(account, "hedging", ", buffer_streams: true")
+    with (
+        account.client(stack) as client,
+        client.messages.stream(**ASK, extra_headers=said(account, "I'm not sure.")) as stream,
+    ):
+        assert stream.get_final_message().model == THEN
+    account.wait_for_calls(1)
+    assert_sound(account)
+
+
+def test_a_stream_that_may_not_be_kept_back_is_answered_as_asked(stack: Stack, account: Account) -> None:
+    cascade(account, "hedging")
+    response = post(stack, account, {**ASK, "stream": True}, headers=said(account, "I don't know."))
+    assert response.headers["exchequer-model"] == ASKED
+    (call,) = account.wait_for_calls(1)
+    assert call.attempts == 1
+
+
+def test_a_better_model_that_upstream_refuses_leaves_the_first_reply(stack: Stack, account: Account) -> None:
+    """It was paid for. The call is served, and a repetition gets the same reply for nothing."""
+    cascade(account, "hedging")
+    once = {"idempotency-key": "once"}
+    slug = account.tenant.slug
+    failing = script(id=slug, tag=slug, text="I don't know.", error={"type": "overloaded_error", "after": 1})
+    response = post(stack, account, headers=failing | once)
+    assert (response.status_code, response.headers["exchequer-model"]) == (200, FIRST)
+    assert f"cascade_not={THEN} (529)" in response.headers["exchequer-decision"]
+    (call,) = account.wait_for_calls(1)
+    assert (call.outcome, call.served_model, call.attempts) == ("served", FIRST, 2)
+    assert [entry.kind for entry in account.entries()] == ["charge", "void"]
+    assert_sound(account)
+    again = post(stack, account, headers=failing | once)
+    assert (again.status_code, again.content) == (200, response.content)
+    assert again.headers["exchequer-replayed"] == "true"
+
+
+def test_without_room_for_the_better_model_the_first_reply_stands(stack: Stack) -> None:
+    rich = make_tenant("1000")
+    cascade(rich, "refusal")
+    post(stack, rich)
+    (call,) = rich.wait_for_calls(1)
+    account = make_tenant(nanos_to_usd(call.held_nanos + 5_000))
+    cascade(account, "hedging")
+    response = post(stack, account, headers=said(account, "I don't know."))
+    assert response.headers["exchequer-model"] == FIRST
+    (call,) = account.wait_for_calls(1)
+    assert call.decision["cascade_not"] == f"{THEN} (budget_exhausted)"
+    assert (call.attempts, call.outcome, "refused" in call.decision) == (1, "served", False)
+    assert_sound(account)
+
+
+def test_a_reply_that_was_not_good_enough_is_kept_for_nobody(stack: Stack, account: Account) -> None:
+    govern(
+        account,
+        "rules: [{name: a rule, then: {cache: {ttl_seconds: 60}, route: {cascade: "
+        "{first: {tier: haiku}, then: {tier: opus}, checks: [hedging]}}}}]",
+    )
+    for text, expected in (("I don't know.", "miss"), ("I don't know.", "miss")):
+        response = post(stack, account, headers=said(account, text))
+        assert (response.headers["exchequer-cache"], response.headers["exchequer-model"]) == (expected, THEN)
+    other = {**ASK, "messages": [{"role": "user", "content": "Else?"}]}
+    for expected in ("miss", "hit"):
+        response = post(stack, account, other, headers=said(account, "Paris."))
+        assert response.headers["exchequer-cache"] == expected
+    account.wait_for_calls(4)
+    assert_sound(account)
+
+
+# --- What is good enough ----------------------------------------------------------------------------
+
+
+def message(text: str, stop_reason: str = "end_turn", **block: Any) -> bytes:
+    content = [{"type": "text", "text": text}, *([block] if block else [])]
+    return json.dumps({"content": content, "stop_reason": stop_reason}).encode()
+
+
+@pytest.mark.parametrize(
+    ("body", "check", "fails"),
+    [
+        (message("", "refusal"), "refusal", True),
+        (message("No."), "refusal", False),
+        (message("Half a", "max_tokens"), "truncation", True),
+        (message("All", "model_context_window_exceeded"), "truncation", True),
+        (message("Stop.", "stop_sequence"), "truncation", False),
+        (message('{"a": "x"}'), "json", False),
+        (message('{"a": 1}'), "json", True),
+        (message('{"a": "x", "b": 1}'), "json", True),
+        (message("{}"), "json", True),
+        (message("Sure: {}"), "json", True),
+        (message("I'm not sure.", "tool_use", type="tool_use", name="x"), "hedging", False),
+        (message("I'm NOT sure."), "hedging", True),
+        (message("As an AI, I …"), "hedging", True),
+        (message("Paris is the capital."), "hedging", False),
+    ],
+)
+def test_each_check_says_what_it_is_for(body: bytes, check: Any, fails: bool) -> None:
+    assert (failed_check(body, [check], SCHEMA) == check) == fails
+
+
+def test_json_that_the_request_has_begun_is_read_with_its_beginning() -> None:
+    assert failed_check(message('"a": "x"}'), ["json"], SCHEMA, begun="{") is None
+    assert failed_check(message('"a": 1}'), ["json"], SCHEMA, begun="{") == "json"
+
+
+def test_a_body_that_is_no_message_is_not_good_enough() -> None:
+    assert failed_check(b"[", ["refusal"], None) == "unreadable"
+
+
+def test_hedges_are_as_they_are_looked_for() -> None:
+    assert all(hedge == hedge.lower() and "’" not in hedge for hedge in HEDGES)
+
+
+_LEAVES = st.sampled_from(
+    [{"type": "string"}, {"type": "integer"}, {"type": "boolean"}, {"enum": ["x", "y"]}, {"const": 3}]
+)
+_SCHEMAS = st.recursive(
+    _LEAVES,
+    lambda inner: st.one_of(
+        st.fixed_dictionaries({"type": st.just("array"), "items": inner}),
+        st.dictionaries(st.sampled_from("abc"), inner, max_size=3).map(
+            lambda parts: {
+                "type": "object",
+                "properties": parts,
+                "required": [*parts],
+                "additionalProperties": False,
+            }
+        ),
+        st.lists(inner, min_size=1, max_size=3).map(lambda choices: {"anyOf": choices}),
+    ),
+    max_leaves=8,
+)
+
+
+@given(_SCHEMAS)
+def test_what_is_made_after_a_schema_fits_it_and_what_is_not_does_not(schema: dict[str, Any]) -> None:
+    value = sample(schema)
+    assert fits(value, schema)
+    assert not fits({"never": object()}, schema)
+    if schema.get("type") == "object":
+        assert not fits({**value, "other": 1}, schema)
+        for name in value:
+            assert not fits({key: part for key, part in value.items() if key != name}, schema)
+
+
+def test_true_is_no_number() -> None:
+    assert not fits(True, {"type": "integer"})
+    assert not fits(1, {"enum": [True]})
+    assert fits(2.0, {"type": "integer"})
+    assert not fits(2.5, {"type": "integer"})
