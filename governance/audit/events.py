@@ -9,7 +9,7 @@ from django.db import models
 from governance.audit.models import AuditEvent
 
 SECRET_FIELDS = frozenset({"ciphertext", "digest", "key", "password", "plaintext", "secret", "text"})
-_SECRET_TEXT = re.compile(r"\bexq_\w{8}_\w{43}_\w{6}\b|\bsk-ant-[\w-]{16,}")
+SECRET_TEXT = re.compile(r"\bexq_\w{8}_\w{43}_\w{6}\b|\bsk-ant-[\w-]{16,}")
 
 
 class SecretInAuditTrail(ValueError):
@@ -64,7 +64,7 @@ def record(
 
 def _refuse_secrets(facts: Mapping[str, object] | None) -> None:
     for name, value in (facts or {}).items():
-        if name in SECRET_FIELDS or _SECRET_TEXT.search(str(value)):
+        if name in SECRET_FIELDS or SECRET_TEXT.search(str(value)):
             raise SecretInAuditTrail(
                 f"The field “{name}” looks like a secret; record a label or a hint instead."
             )

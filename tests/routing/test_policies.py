@@ -158,6 +158,17 @@ def test_unknown_models_cycles_and_impossible_caps_are_refused_and_the_old_versi
     assert live_source(policy) == CAPPED
 
 
+def test_a_secret_is_not_published_even_in_a_comment(alice: Tenant) -> None:
+    with platform_scope():
+        text = issue_key(alice, "bot").text
+    for secret in (text, "sk-ant-api03-0123456789abcdef"):
+        policy = find_policy(alice, scope="tenant") or a_policy(alice)
+        save_draft(policy, f"{CAPPED}# for {secret}\n")
+        with pytest.raises(DraftRefused, match="Line 4: This looks like a secret key") as refused:
+            publish(policy)
+        assert secret not in str(refused.value)
+
+
 def test_what_is_live_already_makes_no_version(alice: Tenant) -> None:
     policy = publish(a_policy(alice)).policy
     with pytest.raises(NothingChanged, match="Version 1"):
