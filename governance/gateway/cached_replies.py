@@ -131,6 +131,8 @@ def _digest_now(exchange: "Exchange", terms: Cache) -> bytes:
         query=exchange.query,
         body=exchange.request.body,
         volatile=terms.volatile,
+        also=terms.also,
+        account=key.tenant.credential_id,
     )
 
 

@@ -30,18 +30,23 @@ def entry_digest(
     query: str,
     body: bytes,
     volatile: Collection[str],
+    also: Collection[str],
+    account: int | None,
 ) -> bytes:
     """32 bytes. Whose entries are shared has no default: a caller that forgets it fails.
 
     `headers`: those that go upstream, of which only anthropic-* count; in any order. `body`: one JSON object
     that was accepted before, so no key is in it twice. `volatile`: top-level fields that make no difference.
+    `also`: what the rule keeps that others do not, so that they do not get it either; signed thinking is of
+    use with one `account` upstream only.
     """
     others = sorted(
         f"{name}={value}"
         for name, value in headers
         if name.startswith("anthropic-") and name not in UNLIKE_IN_NOTHING
     )
-    head = [tenant_id, scope_kind, scope_id, model, version, sorted(betas), others, query]
+    kept = [*sorted(also), account if "thinking" in also else None]
+    head = [tenant_id, scope_kind, scope_id, model, version, sorted(betas), others, query, kept]
     parts: list[bytes | msgspec.Raw] = [_encode(head)]
     for name, value in sorted(_decode_fields(body).items()):
         if name != "stream" and name not in volatile:

@@ -21,7 +21,7 @@ SECONDS_MAX = 0.05
 CONNECT_SECONDS_MAX = 5.0
 SILENCE_SECONDS_MAX = 5.0
 UNANSWERED_MAX = 10_000
-WRITE_BUFFER_BYTES_MAX = 64 * 1024 * 1024
+UNSENT_BYTES_MAX = 16 * 1024 * 1024
 
 type Part = bytes | str | int
 
@@ -47,6 +47,7 @@ class Link(asyncio.Protocol):
         self._reader = hiredis.Reader()
         self._waiting: deque[asyncio.Future[Any]] = deque()
         self._unsent: list[bytes] = []
+        self._unsent_bytes = 0
         self._introductions = 0
         self._connecting: asyncio.Task[None] | None = None
         self._answered_at = 0.0
@@ -62,9 +63,8 @@ class Link(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         replies: list[asyncio.Future[Any]] = [loop.create_future() for _ in commands]
         transport = self._transport
-        if len(self._waiting) >= UNANSWERED_MAX or (
-            transport is not None and transport.get_write_buffer_size() > WRITE_BUFFER_BYTES_MAX
-        ):
+        unsent = self._unsent_bytes if transport is None else transport.get_write_buffer_size()
+        if len(self._waiting) >= UNANSWERED_MAX or unsent > UNSENT_BYTES_MAX:
             for reply in replies:
                 reply.set_exception(Away("too much is not answered yet"))
             return replies
@@ -78,6 +78,7 @@ class Link(asyncio.Protocol):
             transport.write(data)
         else:
             self._unsent.append(data)
+            self._unsent_bytes += len(data)
             if self._connecting is None:
                 self._connecting = loop.create_task(self._connect())
         return replies
@@ -119,7 +120,7 @@ class Link(asyncio.Protocol):
         first = _introductions(self._url)
         self._introductions = len(first)
         transport.write(b"".join([*map(_encoded, first), *self._unsent]))
-        self._unsent.clear()
+        self._unsent, self._unsent_bytes = [], 0
 
     # --- replies ----------------------------------------------------------------------------------
     def data_received(self, data: bytes) -> None:
@@ -154,7 +155,7 @@ class Link(asyncio.Protocol):
 
     def _lose(self, why: str) -> None:
         self._transport = None
-        self._unsent.clear()
+        self._unsent, self._unsent_bytes = [], 0
         waiting, self._waiting = self._waiting, deque()
         for reply in waiting:
             if not reply.done():

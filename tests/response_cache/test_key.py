@@ -19,6 +19,8 @@ TERMS: dict[str, Any] = {
     "query": "",
     "body": b'{"model":"m","messages":[{"role":"user","content":"Hello"}],"stream":true}',
     "volatile": (),
+    "also": (),
+    "account": 1,
 }
 
 
@@ -38,6 +40,8 @@ def digest(**changes: Any) -> bytes:
         {"headers": [("anthropic-workspace-id", "v")]},
         {"headers": []},
         {"query": "beta=true"},
+        {"also": ("tool_use",)},
+        {"also": ("thinking",)},
         {"body": b'{"model":"m","messages":[{"role":"user","content":"hello"}]}'},
         {"body": b'{"model":"m","messages":[{"role":"user","content":"Hello "}]}'},
         {"body": b'{"model":"m","messages":[{"role": "user","content":"Hello"}]}'},
@@ -52,6 +56,7 @@ def test_whatever_can_change_the_answer_makes_another_request(change: dict[str, 
     "change",
     [
         {"betas": ("a", "b")},
+        {"account": 2},
         {"headers": [("anthropic-workspace-id", "w"), ("x-stainless-os", "Linux")]},
         {"headers": [*TERMS["headers"], ("anthropic-beta", "seen in betas")]},
         {"body": b'{ "messages" : [{"role":"user","content":"Hello"}], "model": "m"}'},
@@ -65,6 +70,12 @@ def test_whatever_can_change_the_answer_makes_another_request(change: dict[str, 
 def test_what_cannot_change_the_answer_makes_no_other_request(change: dict[str, Any]) -> None:
     assert digest(**change) == digest()
     assert len(digest()) == DIGEST_BYTES
+
+
+def test_signed_thinking_is_kept_for_the_account_that_signed_it() -> None:
+    here, there = (digest(also=("tool_use", "thinking"), account=account) for account in (1, 2))
+    assert here != there
+    assert digest(also=("thinking", "tool_use")) == here
 
 
 def test_no_value_can_pretend_to_be_two() -> None:

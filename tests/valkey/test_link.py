@@ -110,6 +110,21 @@ async def test_a_valkey_that_falls_silent_is_left(monkeypatch: pytest.MonkeyPatc
     server.close()
 
 
+async def test_what_waits_for_a_connection_is_bounded() -> None:
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(60)
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0, limit=1024)
+    link = Link(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    asked = [link.ask("SET", "name", b"x" * 4_000_000) for _ in range(8)]
+    assert [reply.done() for reply in asked] == [False] * 5 + [True] * 3
+    with pytest.raises(Away, match="too much"):
+        await asked[-1]
+    link.close()
+    await asyncio.gather(*asked, return_exceptions=True)
+    server.close()
+
+
 async def test_what_is_no_valkey_is_left(name: str) -> None:
     async def babble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(10)
