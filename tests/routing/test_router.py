@@ -5,15 +5,20 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import Phase, find, given, settings
 from hypothesis import strategies as st
 
 from bench.routing import LAST, cpu_us
 from bench.routing import call as long_call
 from bench.routing import router as fifty_rules
+from governance.routing import router as routing
+from governance.routing.capabilities import DEFAULT_TIERS
 from governance.routing.document import Policy
 from governance.routing.facts import BUDGET_USED, END_USER, FEATURES, TEXT, TURN
 from governance.routing.route import AS_ASKED
+from governance.routing.router import CompiledRule
+from governance.routing.terms import Names
+from governance.routing.words import Words
 from tests.routing import naive
 from tests.routing.making import facts, names, policy, router
 from tests.routing.models import MODELS
@@ -24,49 +29,50 @@ few_words = st.lists(
     st.sampled_from(["poem", "Haiku", "the", "data", "base", "Straße", "naïve", "東京の"]), max_size=6
 )
 span = st.fixed_dictionaries({}, optional={"at_least": st.integers(0, 4), "at_most": st.integers(2, 6)})
-matches = st.fixed_dictionaries(
-    {},
-    optional={
-        "tags": st.sampled_from([{"endpoint": "faq"}, {"endpoint": ["faq", "chat"]}, {"feature": "*"}]),
-        "keys": st.just(["Abcdefg1"]),
-        "teams": st.sampled_from([["research"], ["sales"]]),
-        "end_users": st.just(["ann"]),
-        "models": st.sampled_from([["claude-opus-5-5"], ["claude-haiku-4-5", "claude-2.1"]]),
-        "tiers": st.sampled_from([["opus"], ["haiku", "sonnet"], ["fable"]]),
-        "words": span,
-        "bytes": st.sampled_from([{"at_least": 100}, {"at_most": 99}]),
-        "keywords": st.sampled_from(
-            [{"any": ["poem", "data base"]}, {"all": ["the", "poem"]}, {"any": ["STRASSE"], "all": ["naïve"]}]
-        ),
-        "has": st.sampled_from([["tools"], ["tools", "thinking"]]),
-        "has_any": st.sampled_from([["tools"], ["tools", "thinking"]]),
-        "stream": st.booleans(),
-        "turn": st.sampled_from(["first", "later"]),
-        "time": st.sampled_from(
-            [
-                {"zone": "Europe/Berlin", "from": "22:00", "to": "06:00"},
-                {"zone": "Europe/Berlin", "from": "22:00", "to": "06:00", "days": ["fri", "sun"]},
-                {"from": "09:00", "to": "17:30", "days": ["mon", "sat"]},
-                {"zone": "America/New_York"},
-            ]
-        ),
-        "budget_used": st.sampled_from([{"at_least": 80}, {"at_most": 79}]),
-        "latency": st.just(["batch", "background"]),
-    },
+FIELDS: dict[str, st.SearchStrategy[Any]] = {
+    "tags": st.sampled_from([{"endpoint": "faq"}, {"endpoint": ["faq", "chat"]}, {"feature": "*"}]),
+    "keys": st.just(["Abcdefg1"]),
+    "teams": st.sampled_from([["research"], ["sales"]]),
+    "end_users": st.just(["ann"]),
+    "models": st.sampled_from([["claude-opus-5-5"], ["claude-haiku-4-5", "claude-2.1"]]),
+    "tiers": st.sampled_from([["opus"], ["haiku", "sonnet"], ["fable"]]),
+    "words": span,
+    "bytes": st.sampled_from([{"at_least": 100}, {"at_most": 99}]),
+    "keywords": st.sampled_from(
+        [{"any": ["poem", "data base"]}, {"all": ["the", "poem"]}, {"any": ["STRASSE"], "all": ["naïve"]}]
+    ),
+    "has": st.sampled_from([["tools"], ["tools", "thinking"]]),
+    "has_any": st.sampled_from([["tools"], ["tools", "thinking"]]),
+    "stream": st.booleans(),
+    "turn": st.sampled_from(["first", "later"]),
+    "time": st.sampled_from(
+        [
+            {"zone": "Europe/Berlin", "from": "22:00", "to": "06:00"},
+            {"zone": "Europe/Berlin", "from": "22:00", "to": "06:00", "days": ["fri", "sun"]},
+            {"from": "09:00", "to": "17:30", "days": ["mon", "sat"]},
+            {"zone": "America/New_York"},
+        ]
+    ),
+    "budget_used": st.sampled_from([{"at_least": 80}, {"at_most": 79}]),
+    "latency": st.just(["batch", "background"]),
+}
+# Few fields at a time: a match of many hardly ever holds, and then nothing is seen of what rules do.
+matches = st.sets(st.sampled_from(sorted(FIELDS)), max_size=2).flatmap(
+    lambda names: st.fixed_dictionaries({name: FIELDS[name] for name in sorted(names)})
 )
-actions = st.fixed_dictionaries(
-    {},
-    optional={
-        "route": st.sampled_from(
-            [{"tier": "haiku"}, {"tier": "opus"}, {"model": "claude-haiku-4-5"}, {"model": "claude-opus-5-5"}]
-        ),
-        "max_tokens": st.sampled_from([{"cap": 100}, {"cap": 2_000}]),
-        "cache": st.sampled_from([{"ttl_seconds": 60}, {"ttl_seconds": 3600, "scope": "team"}]),
-        "deny": st.sampled_from(["No.", "Not now."]),
-    },
+ROUTES = [{"tier": "haiku"}, {"tier": "opus"}, {"model": "claude-haiku-4-5"}, {"model": "claude-opus-5-5"}]
+ACTIONS: list[dict[str, Any]] = [
+    *({"route": route} for route in ROUTES),
+    *({"max_tokens": {"cap": cap}} for cap in (100, 2_000)),
+    *({"cache": {"ttl_seconds": 60, "scope": scope}} for scope in ("key", "team")),
+    {"deny": "No."},
+    {"deny": "Not now."},
+]
+actions = st.lists(st.sampled_from(ACTIONS), max_size=2).map(
+    lambda some: {k: v for each in some for k, v in each.items()}
 )
 rules = st.fixed_dictionaries(
-    {"when": matches, "then": actions},
+    {"when": st.just({}) | matches, "then": actions},
     optional={"unless": matches, "shadow": st.booleans(), "final": st.booleans()},
 )
 policies = st.lists(
@@ -95,14 +101,39 @@ calls = st.builds(
 )
 
 
-@given(policies=policies, call=calls)
-def test_the_router_does_what_the_language_says_word_for_word(policies: list[Policy], call: Any) -> None:
+def is_word_for_word(policies: list[Policy], call: Any) -> bool:
+    """Does the router what the naive reading does, now and from memory?"""
     compiled = router(*policies)
     wanted = naive.outcome(policies, call)
-    for _ in range(2):  # the second time from memory
-        route = compiled.route(call)
-        assert {name: getattr(route, name) for name in wanted} == wanted
-        assert names(route.applied) == [rule.name for _, rule in naive.rules_that_match(policies, call)]
+    matched = [rule.name for _, rule in naive.rules_that_match(policies, call)]
+    first, second = compiled.route(call), compiled.route(call)
+    assert first == second
+    return {name: getattr(first, name) for name in wanted} == wanted and names(first.applied) == matched
+
+
+@settings(max_examples=250)
+@given(policies=policies, call=calls)
+def test_the_router_does_what_the_language_says_word_for_word(policies: list[Policy], call: Any) -> None:
+    assert is_word_for_word(policies, call)
+
+
+BROKEN: dict[str, tuple[object, str, Any]] = {
+    "the largest cap": (routing, "_cap", lambda action: -action.fields["max_tokens_cap"]),
+    "a tier without its aliases": (Names, "of_tiers", lambda self, tiers: frozenset()),
+    "no exceptions": (CompiledRule, "is_excepted", lambda self, call: False),
+    "half a phrase": (Words, "has", lambda self, keyword: not keyword.words.isdisjoint(self.found)),
+    "tiers of the nearest only": (routing, "tier_models", lambda chain: {**DEFAULT_TIERS, **chain[0]}),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_router_that_is_broken_is_told_from_the_language(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where, what, instead = BROKEN[name]
+    monkeypatch.setattr(where, what, instead)
+    effort = settings(max_examples=2_000, phases=[Phase.generate], derandomize=True)
+    find(st.tuples(policies, calls), lambda each: not is_word_for_word(*each), settings=effort)
 
 
 def test_a_call_without_a_matching_rule_is_as_asked() -> None:
