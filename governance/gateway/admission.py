@@ -52,7 +52,11 @@ async def hold(
     Without `waits` it is placed as it is and at once, or refused.
     """
     memo = _memo(exchange, promise, purpose)
-    follows = exchange.earlier.open_hold if exchange.earlier is not None else None
+    follows = None
+    if exchange.earlier is not None:
+        if exchange.earlier.over:
+            raise CallRefused(errors.LEDGER_UNAVAILABLE)
+        follows = exchange.earlier.open_hold
     since = WOULD_WAIT if waits and exchange.key.hold_wait_seconds else WILL_NOT_WAIT
     tries = 0
     while tries < PERIOD_TRIES_MAX:

@@ -47,6 +47,7 @@ class Earlier:
         "cost_nanos",
         "held_nanos",
         "list_nanos",
+        "over",
         "passes",
     )
 
@@ -58,6 +59,8 @@ class Earlier:
         self._taken_care_of: Attempt | None = None
         self.attempts = self.held_nanos = self.cost_nanos = self.list_nanos = 0
         self.passes: tuple[Pass, ...] = ()
+        self.over = False
+        """The call has ended between two attempts, with its row: it gets no further hold."""
 
     @property
     def next_number(self) -> int:
@@ -98,6 +101,8 @@ class Earlier:
 
     def end_with(self, call: CallRecord) -> None:
         """The call has ended without another attempt; this is its row, without money."""
+        if self.over:
+            return
         attempt, charge, why = self._close()
         attempt.settle(charge, why, call=call)
         if self._exchange.taken is not None:
@@ -123,11 +128,13 @@ class Earlier:
         except BaseException as error:
             settled.add_done_callback(lambda done: _not_sent(following, done))
             self._taken_care_of = following
+            self._end()
             if isinstance(error, Exception):
                 raise CallRefused(errors.LEDGER_UNAVAILABLE) from error
             raise
         if not settled.result():
             _not_sent(following, settled)
+            self._end()
             raise CallRefused(errors.LEDGER_UNAVAILABLE)
 
     def take_back(self, following: Attempt) -> None:
@@ -139,6 +146,18 @@ class Earlier:
             following.settle(None, "failed before anything was sent")
         else:
             following.void("failed before anything was sent", status=500, reason="internal")
+            self._end()
+
+    def _end(self) -> None:
+        self.over = True
+        self._exchange.gateway.unended[self._exchange.id] = (
+            self  # whoever refuses the call writes no row of it
+        )
+
+    def forget(self) -> None:
+        """The response has left."""
+        if self.over:
+            self._exchange.gateway.unended.pop(self._exchange.id, None)
 
     def _add(self, attempt: Attempt, record: AttemptRecord, charge: Charge | None) -> None:
         self.attempts += 1

@@ -148,6 +148,8 @@ class Exchange:
         a call that refers to itself would stay in memory until the garbage collector finds it.
         """
         self.on_leave = None
+        if self.earlier is not None:
+            self.earlier.forget()
         if self.taken is not None and self.held_ms is None:  # refused or gone before money was held
             self.taken.close()
         if self.quota is not None:

@@ -24,8 +24,8 @@ class GatewayResponse(HttpResponseBase):
 
     streaming = False
     charged: "Callable[[], tuple[Charge, bytes | None]] | None" = None
-    """What its attempt will be charged, and a Message's raw content (None for a stream's). Only where somebody
-    may still think better of it (cascade.py)."""
+    """What its attempt will be charged, and a Message's raw content (None for a stream's). Where somebody may
+    still think better of it (cascade.py)."""
 
     def __init__(
         self,

@@ -6,12 +6,14 @@ journal. MODEL_STEPS=100000 takes so many steps instead of the few thousand of `
 """
 
 import asyncio
+import json
 import os
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -26,10 +28,12 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from msgspec.structs import replace
 
 from governance.budgets.adjustments import AdjustmentRefused, end_raise, raise_limit, top_up, transfer
 from governance.budgets.limits import apply_to_live_periods
 from governance.budgets.models import Budget
+from governance.calls.records import AttemptRecord
 from governance.desk import statements
 from governance.desk.connection import connect
 from governance.desk.desk import Desk
@@ -141,6 +145,7 @@ class BudgetsAndLedger(RuleBasedStateMachine):
         self.placed: dict[Any, PlaceHold] = {}
         self.entries: list[tuple[str, int]] = []
         self.swept: dict[Any, Swept] = {}
+        self.attempts: dict[UUID, list[AttemptRecord]] = {}
         self.raised_until: dict[int, datetime] = {}
 
     # --- what may happen -----------------------------------------------------------------------
@@ -197,6 +202,46 @@ class BudgetsAndLedger(RuleBasedStateMachine):
         cost = {"below": max(0, hold.amount - by), "exact": hold.amount, "above": hold.amount + by, "void": 0}
         assert self._on(hold.desk, lambda desk: desk.settle(self._settlement(hold, kind, cost[kind])))
         self._charged(hold, cost[kind], "void" if kind == "void" else "charge")
+
+    @precondition(lambda self: self.open)
+    @rule(pick=some, cost=st.integers(0, 900), amount=amounts, legs=which_legs, dies=st.booleans())
+    def a_call_goes_on_with_another_attempt(
+        self, pick: int, cost: int, amount: int, legs: list[int], dies: bool
+    ) -> None:
+        """The ended attempt's hold shrinks, the next one follows it, then the ended one is settled. Or the
+        worker dies before that, with two holds of one call."""
+        ended = self.open[pick % len(self.open)]
+        cost = min(cost, ended.amount)
+        rows = tuple(self.rows[i] for i in legs)
+        order = self._following(ended, amount, rows)
+        if cost < ended.amount:
+            assert self._on(ended.desk, lambda desk: desk.shrink(Shrink(ended.id, cost, _ids(ended))))
+            for row in ended.legs:
+                row.held -= ended.amount - cost
+            ended.amount = cost
+        [answer] = self._place([(ended.desk, order)])
+        refusing = admit(rows, amount, self.now)[0]
+        assert isinstance(answer, Held) == (refusing is None)
+        if not isinstance(answer, Held):
+            return
+        self._opened(order, rows, ended.desk)
+        if dies and ended.desk == 1:
+            return self.the_second_worker_dies_and_is_swept()
+        self.open.remove(ended)
+        self.resolved.append((ended, self.placed[ended.id]))
+        settlement = replace(self._settlement(ended, "exact" if cost else "void", cost), call=None)
+        assert self._on(ended.desk, lambda desk: desk.settle(settlement))
+        self._charged(ended, cost, "charge" if cost else "void")
+        self.attempts.setdefault(settlement.attempt.call_id, []).append(settlement.attempt)
+
+    def _following(self, ended: OpenHold, amount: int, rows: tuple[Row, ...]) -> PlaceHold:
+        """The hold of the next attempt of that hold's call."""
+        before = self.placed[ended.id]
+        memo = json.loads(before.memo)
+        memo["number"] = memo.get("number", 1) + 1
+        order = self.purse.hold(amount, *(row.id for row in rows))
+        held = Held(ended.id, None, self.world.desks[ended.desk].lease_id)
+        return replace(order, memo=json.dumps(memo | {"purpose": "fallback"}), follows=held)
 
     @precondition(lambda self: self.open)
     @rule(pick=some, amount=amounts, legs=which_legs)
@@ -391,6 +436,18 @@ class BudgetsAndLedger(RuleBasedStateMachine):
     def _settlement(self, hold: OpenHold, kind: str, cost: int) -> Settlement:
         order = self.placed[hold.id]
         charge = self.purse.charge(order, cost, held=hold.amount)
+        memo = json.loads(order.memo)
+        attempt, call = charge.attempt, charge.call
+        assert call
+        attempt.call_id = call.id = UUID(memo["call"])
+        attempt.number = memo.get("number", 1)
+        if kind == "void":
+            attempt.cost_nanos = attempt.list_nanos = call.cost_nanos = call.list_nanos = 0
+        for name in ("attempts", "held_nanos", "cost_nanos", "list_nanos"):
+            earlier = sum(
+                getattr(row, name, 1) for row in self.attempts.get(call.id, ()) if row.id != hold.id
+            )
+            setattr(call, name, getattr(call, name) + earlier)
         if kind != "void":
             return charge
         return Settlement.void(
