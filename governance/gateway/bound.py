@@ -13,6 +13,7 @@ from governance.gateway.request import CacheTtl, Request
 from governance.gateway.text_bound import InputBound, input_bound, unbounded_features
 from governance.pricing.book import PriceBook
 from governance.pricing.rates import ModelFacts
+from governance.routing.capabilities import retires_soon
 
 CONTEXT_WINDOW_TOKENS_MAX = 1_000_000
 """The window of a model that we do not know, or that a beta widens."""
@@ -33,6 +34,8 @@ def worst_case(exchange: Exchange) -> Promise:
     if not key.tenant.upstream_headers:
         raise CallRefused(errors.NO_UPSTREAM_CREDENTIAL)
     facts = key.tenant.book.model(request.model)
+    if facts is not None and facts.retires_on and retires_soon(facts, exchange.started_at.date()):
+        exchange.decision["model_retires"] = str(facts.retires_on)
     window = _window_tokens(exchange, facts)
     bound = input_bound(request, window)
     features = unbounded_features(request)

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -134,3 +135,23 @@ def test_no_bill_of_a_bounded_request_is_above_its_hold(
     assert facts is not None
     passes = tuple(bills(data, json.loads(raw), request.cache_ttl, facts.context_window_tokens))
     assert book.rate(passes, NOW).cost_nanos <= promise.held_nanos == promise.bound_nanos
+
+
+@pytest.mark.parametrize(
+    ("model", "told"), [("claude-sonnet-4-5-20250929", "2026-11-30"), ("claude-sonnet-5-5", None)]
+)
+def test_a_call_to_a_model_that_is_about_to_retire_says_when(
+    book: PriceBook, model: str, told: str | None
+) -> None:
+    tenant = SimpleNamespace(id=1, upstream_headers=(("x-api-key", "k"),), book=book, list_book=book)
+    exchange: Any = SimpleNamespace(
+        key=SimpleNamespace(tenant=tenant, unbounded_allowed=False),
+        request=read_request(body(model=model, max_tokens=5, messages=[{"role": "user", "content": "Hi"}])),
+        inbound=SimpleNamespace(beta=[]),
+        gateway=SimpleNamespace(alerts=SimpleNamespace(unknown=lambda *_: False)),
+        started_at=NOW,
+        bound=None,
+        decision={},
+    )
+    worst_case(exchange)
+    assert exchange.decision.get("model_retires") == told
