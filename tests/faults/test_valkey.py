@@ -78,7 +78,7 @@ def test_a_valkey_that_answers_after_seconds_costs_one_call_a_quarter_of_one(
 ) -> None:
     """Fault 20."""
     usual = served(line, account, stream)
-    line.proxy.to_client.latency_seconds = 2
+    line.proxy.to_client.latency_seconds = 1
     try:
         slowest = served(line, account, stream)
         assert line.alone

@@ -5,11 +5,13 @@ import contextlib
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import psycopg
 import pytest
 
 from governance.core.money import NANOS_PER_USD
@@ -137,6 +139,43 @@ def test_a_database_outage_longer_than_the_lease_sweeps_no_live_call(database: C
         assert bases == [("exact",)]
         assert len(stack.bill(slug)) == IN_FLIGHT, "a call went upstream while the ledger was away"
         check_ledger(database, slug, stack.bill(slug))
+
+
+def test_without_a_connection_left_calls_are_turned_away_at_once_and_what_is_in_flight_settles(
+    database: Cluster,
+) -> None:
+    """Catalogue fault 17: the database takes no connection any more, and the gateway has lost its own."""
+    slug, key = make_tenant(database)
+    owner_url = database.env["DATABASE_OWNER_URL"]
+    with (
+        start_stack(workers=1, env={**database.env, **LEASE}) as stack,
+        psycopg.connect(owner_url, autocommit=True) as owner,
+    ):
+        during: list[Reply] = []
+        took: list[float] = []
+
+        async def none_left() -> None:
+            owner.execute("ALTER DATABASE exchequer CONNECTION LIMIT 0")
+            owner.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'exchequer_app'"
+            )
+            await asyncio.sleep(0.3)
+            for _ in range(2):
+                began = time.monotonic()
+                during.extend(await _two_calls(stack, key))
+                took.append(time.monotonic() - began)
+            await asyncio.sleep(1.5)  # calls end meanwhile: their settlements wait
+            owner.execute("ALTER DATABASE exchequer CONNECTION LIMIT -1")
+
+        with _scripted({**SCRIPT, "latency_ms": 2000}):
+            replies = many_calls(stack, key, slug, none_left, settle_seconds=1)
+        assert {reply.status for reply in during} == {503}
+        assert max(took) < 2.5
+        assert [reply.status for reply in replies] == [200] * IN_FLIGHT
+        database.wait_until_nothing_is_held(30)
+        check_ledger(database, slug, stack.bill(slug))
+        assert len(stack.bill(slug)) == IN_FLIGHT
+        wait_until(lambda: asyncio.run(_two_calls(stack, key))[0].status == 200, 5)
 
 
 @pytest.mark.parametrize(
