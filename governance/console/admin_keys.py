@@ -12,6 +12,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
+from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
 from django.views.decorators.debug import sensitive_variables
 from unfold.decorators import action, display
@@ -25,6 +26,7 @@ from governance.console.fields import TagsField, UsdField
 from governance.console.pages import form_page, posted
 from governance.console.site import console_site
 from governance.core.clock import utcnow
+from governance.routing.trial import policies_of
 from tenants.keys import (
     CHANGEABLE_SETTINGS,
     IssuedKey,
@@ -114,7 +116,8 @@ class ApiKeyAdmin(ConsoleAdmin):
         if not isinstance(obj, ApiKey):
             whose = {"fields": ["tenant", "team", "name", "expires_at"]}
             return [(None, whose), ("Limits", {"fields": limits}), ("Tags", {"fields": TAGS})]
-        identity = ["public", "state", "tenant", "team", "created_at", "created_by", "name", "expires_at"]
+        identity = ["public", "state", "tenant", "team", "policies", "created_at", "created_by"]
+        identity += ["name", "expires_at"]
         if obj.revoked_at:
             identity += ["revoked_at", "revoked_reason"]
         if obj.replaced_by_id:
@@ -124,7 +127,7 @@ class ApiKeyAdmin(ConsoleAdmin):
     def get_readonly_fields(self, request: HttpRequest, obj: Model | None = None) -> tuple[str, ...]:
         if not isinstance(obj, ApiKey):
             return () if access_of(request).manages_something else TENANTS_TO_ALLOW
-        fixed = ("public", "state", "tenant", "team", "created_at", "created_by")
+        fixed = ("public", "state", "tenant", "team", "policies", "created_at", "created_by")
         ended = ("revoked_at", "revoked_reason", "replaced_by")
         return fixed + ended + (() if access_of(request).manages(obj.tenant_id) else TENANTS_TO_ALLOW)
 
@@ -245,6 +248,16 @@ class ApiKeyAdmin(ConsoleAdmin):
     @display(description="State", label=STATE_LABELS)
     def state(self, key: ApiKey) -> str:
         return key_state(key)
+
+    @display(description="Policies")
+    def policies(self, key: ApiKey) -> SafeString | str:
+        """What decides on its calls, the first first; what is off or only a draft is left out."""
+        rows = [row for row in policies_of(key.tenant_id, key.team_id, key.lineage_id) if row.in_force]
+        links = (
+            (reverse("admin:routing_routingpolicy_change", args=[row.pk]), row, str(row.live)) for row in rows
+        )
+        page = format_html_join(", then ", '<a class="exq-link" href="{}">{}</a> ({})', links)
+        return page or "None: calls go as they are asked."
 
     @display(description="Id")
     def public(self, key: ApiKey) -> SafeString:

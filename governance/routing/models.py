@@ -72,6 +72,10 @@ class RoutingPolicy(models.Model):
     def __str__(self) -> str:
         return self.name
 
+    @property
+    def in_force(self) -> bool:
+        return self.enabled and self.live_id is not None
+
 
 class PolicyVersion(models.Model):
     """What was published once, and by whom: the text and what it was read as. Immutable.

@@ -12,7 +12,7 @@ from django.core.management import call_command
 
 from governance.audit.models import AuditEvent
 from governance.routing.models import PolicyVersion, RoutingPolicy
-from governance.routing.policies import create_policy, publish, save_draft
+from governance.routing.policies import create_policy, publish, save_draft, set_enabled
 from tenants.keys import issue_key
 from tenants.scope import platform_scope
 from tests.console.cast import House, browser, make_call, policy_text
@@ -342,3 +342,23 @@ def test_a_calls_rule_leads_to_the_version_that_it_is_of(alice: House, bob: Hous
         link = f"{page(applied.policy, 'versions')}?before=0&amp;after=1"
         shown = browser(house.person("owner")).get(f"/admin/calls/call/{call.pk}/change/").content.decode()
         assert (link in shown) is (house is alice)
+
+
+def test_a_keys_page_names_the_policies_that_decide_on_its_calls_in_their_order(alice: House) -> None:
+    key = alice.key.key
+    lead = browser(alice.person("lead", in_team=True))
+
+    def shown() -> str:
+        return lead.get(f"/admin/tenants/apikey/{key.pk}/change/").content.decode()
+
+    publish(create_policy(alice.tenant, scope="tenant", name="Whole", draft=OTHER))
+    own = create_policy(alice.tenant, scope="key", ref=str(key.pk), name="Only a draft", draft=OTHER)
+    text = shown()
+    assert text.index(f"{alice.canary}-policy</a> (version 1), then ") < text.index("Whole</a> (version 1)")
+    assert "Only a draft" not in text
+    publish(own)
+    text = shown()
+    assert text.index("Only a draft</a>") < text.index(f"{alice.canary}-policy</a>")
+    for policy in policies_of(alice):
+        set_enabled(policy, False)
+    assert "None: calls go as they are asked." in shown()
