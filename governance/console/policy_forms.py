@@ -10,7 +10,7 @@ from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
 from governance.console.access import Access
 from governance.routing.drafts import Checked, Problem
-from governance.routing.models import RoutingPolicy, Scope
+from governance.routing.models import SOURCE_LENGTH_MAX, RoutingPolicy, Scope
 from governance.routing.policies import PolicyRefused, find_policy, stamp
 from tenants.models import ApiKey, Team
 
@@ -95,7 +95,7 @@ class PolicyForm(ModelForm):
     key: Any = forms.ModelChoiceField(
         label="API key", queryset=None, required=False, widget=UnfoldAdminSelectWidget
     )
-    draft = forms.CharField(label="Draft", strip=False, widget=SourceWidget)
+    draft = forms.CharField(label="Draft", strip=False, max_length=SOURCE_LENGTH_MAX, widget=SourceWidget)
     seen = forms.CharField(widget=forms.HiddenInput, required=False)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -125,6 +125,8 @@ def test_who_saves_or_publishes_over_somebody_elses_change_is_told_so(alice: Hou
     [
         ({"scope": "team", "key": ""}, "Choose the team"),
         ({"draft": ""}, "required"),
+        ({"draft": "#" * 100_001}, "at most 100000 characters"),
+        ({"draft": "a\0b"}, "Null characters"),
         ({"name": "a\tb"}, "control characters"),
         ({"scope": "team", "team": "own"}, "There is a policy for that already"),
     ],
