@@ -330,9 +330,7 @@ class Keeping:
         is_stream = content is None
         why_not = self._why_not(exchange, status, headers, body, charge, is_stream)
         if why_not is not None:
-            self._replies.count("not_kept")
-            self._end(Ended.DECLINED)
-            return
+            return self.decline()
         found = facts.told(exchange, content or b"") if exchange.asked is None else None
         entry = Entry(
             stored_at=time(),
@@ -356,6 +354,11 @@ class Keeping:
         name = self._replies.names.entry(self.digest)
         self._replies.count("kept")
         self._end(entry, ("SET", name, value, "EX", self.terms.ttl_seconds))
+
+    def decline(self) -> None:
+        """The answer is complete and cannot be kept."""
+        self._replies.count("not_kept")
+        self._end(Ended.DECLINED)
 
     def abandon(self) -> None:
         """The call has ended. Where it was not kept by now there is no answer for anybody else."""

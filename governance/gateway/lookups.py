@@ -88,6 +88,7 @@ class Lookups:
         while waiting := [reply for reply in replies if not reply.done()]:
             late_seconds = loop.time() - until
             if 0 <= late_seconds <= LATE_SECONDS:
+                self._count("late")
                 self._note("no answer in time")
                 return
             if late_seconds > LATE_SECONDS:

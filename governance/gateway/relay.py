@@ -249,6 +249,7 @@ class EventStream:
         "_exchange",
         "_failure",
         "_kept",
+        "_kept_bytes_max",
         "_kept_headers",
         "_tap",
         "_upstream",
@@ -262,6 +263,10 @@ class EventStream:
         self._tap = StreamTap(upstream.headers.get("content-encoding", "").lower())
         self._failure: Refusal | None = None
         self._kept = None if exchange.claim is None and exchange.keeping is None else bytearray()
+        self._kept_bytes_max = max(
+            0 if exchange.claim is None else exchange.gateway.kept_replies.bytes_max,
+            0 if exchange.keeping is None else exchange.keeping.terms.reply_bytes_max,
+        )
         headers = response_headers(exchange, upstream) + budget_headers(attempt)
         headers.append((b"exchequer-model", _header_value(attempt.model)))
         self._kept_headers = [] if self._kept is None else headers
@@ -309,7 +314,7 @@ class EventStream:
     def _keep(self, chunk: bytes) -> None:
         assert self._kept is not None
         self._kept += chunk
-        if len(self._kept) > self._exchange.gateway.kept_replies.bytes_max:
+        if len(self._kept) > self._kept_bytes_max:
             self._kept = None
 
     def _shrink(self) -> None:
@@ -349,10 +354,12 @@ class EventStream:
         def settle() -> None:
             self._attempt.charge(charge, outcome=outcome, status=status, reason=reason)
 
+        exchange = self._exchange
         if self._kept is None or not tap.stopped:
+            if tap.stopped and exchange.keeping is not None:
+                exchange.keeping.decline()  # too long
             return settle()
         reply = (self._upstream.status, self._kept_headers, bytes(self._kept))
-        exchange = self._exchange
         if exchange.keeping is not None:
             exchange.keeping.keep(exchange, *reply, charge, None)
         if exchange.claim is None:

@@ -398,31 +398,31 @@ def missed(stack: Stack) -> int:
 def test_a_hundred_identical_calls_at_once_are_one_upstream_call(pair: Stack, account: Account) -> None:
     """Over two workers. Without the cache each of them is one."""
     tag = account.tenant.slug
-    slow = script(tag=tag, latency_ms=600)
-    assert len(together(pair, account, 20, slow)) == len(pair.bill(tag)) == 20, "there is something to share"
-    made = 0
-    for attempt in range(5):
-        headers = {**cached(), **script(tag=f"{tag}-{attempt}", latency_ms=1200)}
+    slow = script(tag=tag, latency_ms=300)
+    assert len(together(pair, account, 10, slow)) == len(pair.bill(tag)) == 10, "there is something to share"
+    for attempt in range(3):
+        late = missed(pair)
+        headers = {**cached(), **script(tag=f"{tag}-{attempt}", latency_ms=1000)}
         replies = together(pair, account, 100, headers)
         states = [told(reply) for reply in replies]
         made = len(pair.bill(f"{tag}-{attempt}"))
-        assert made == states.count("miss") <= 1 + missed(pair), "each but the first for a reason"
+        assert made == states.count("miss")
+        assert made == 1 or missed(pair) > late, "more only where a busy machine let Valkey miss its 50 ms"
         if made == 1:
             break
-    assert made == 1, "more only where a busy machine let Valkey miss its 50 ms"
-    assert states.count("hit") == 99
-    assert (
-        len({reply.content for reply in replies if reply.headers["content-type"] == "application/json"}) == 1
-    )
-    account.wait_for_calls(120)
+    assert states.count("hit") == 100 - made >= 90
+    whole = [reply.content for reply in replies if reply.headers["content-type"] == "application/json"]
+    assert len(set(whole)) <= made
+    account.wait_for_calls(110)
     assert len(account.entries()) == len(account.attempts())
 
 
+@pytest.mark.parametrize("fields", [{"stop_reason": "max_tokens"}, {"text": "x" * 3_000}])
 def test_those_who_wait_for_an_answer_that_cannot_be_kept_go_on_by_themselves(
-    pair: Stack, account: Account
+    pair: Stack, account: Account, fields: dict[str, Any]
 ) -> None:
     tag = account.tenant.slug
-    headers = {**cached(), **script(tag=tag, latency_ms=300, stop_reason="max_tokens")}
+    headers = {**cached("short"), **script(tag=tag, latency_ms=300, **fields)}
     replies = together(pair, account, 8, headers)
     assert {told(reply) for reply in replies} == {"miss"}
     assert len(pair.bill(tag)) == 8
