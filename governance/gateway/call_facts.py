@@ -7,7 +7,7 @@ import msgspec
 
 from governance.core.clock import utcnow
 from governance.gateway.request import ABSENT, Fields, Request, is_given, value_of
-from governance.routing.facts import BUDGET_USED, FEATURES, TEXT, TEXT_BYTES_MAX, CallFacts
+from governance.routing.facts import BUDGET_USED, FEATURES, TEXT, CallFacts, looked_at
 
 if TYPE_CHECKING:
     from governance.gateway.exchange import Exchange
@@ -50,7 +50,7 @@ def last_text(request: Request) -> tuple[str, int]:
             continue
         text = turn.content if isinstance(turn.content, str) else _texts(turn.content)
         if text:
-            return text[:TEXT_BYTES_MAX], len(text)
+            return looked_at(text), len(text)
     return "", 0
 
 

@@ -9,7 +9,7 @@ import msgspec
 class CallFacts(msgspec.Struct):
     """One call as asked, before anything was changed. See document.Match for what the fields mean.
 
-    `text` is the last user message, as much of it as is looked at (TEXT_BYTES_MAX); `text_characters` is the
+    `text` is the last user message, as much of it as is looked at (`looked_at`); `text_characters` is the
     length of the whole one where that is more, so that the words of a long message are counted about right.
     `budget_used_percent` is None where no hard budget covers the call or its figures are not known.
     """
@@ -31,7 +31,16 @@ class CallFacts(msgspec.Struct):
     budget_used_percent: int | None = None
 
 
-TEXT_BYTES_MAX = 16_384
+TEXT_CHARACTERS_MAX = 4_096
+"""Cutting a message into words takes about 12 µs for each 1,000 characters, on every call."""
 
 TEXT, FEATURES, BUDGET_USED, TURN, END_USER = "text", "features", "budget_used", "turn", "end_user"
 """What Router.asks may have in it: the facts that cost something to find out (`turn` is `first_turn`)."""
+
+
+def looked_at(text: str) -> str:
+    """A message, or the beginning and the end of a long one: there people say what they want."""
+    if len(text) <= TEXT_CHARACTERS_MAX:
+        return text
+    half = TEXT_CHARACTERS_MAX // 2
+    return f"{text[: half - 1]}\n{text[-half:]}"

@@ -7,7 +7,7 @@ of all keywords over the same text, and the same for two keywords as for two tho
 import re
 from collections.abc import Iterable
 
-from governance.routing.facts import TEXT_BYTES_MAX
+from governance.routing.facts import looked_at
 
 _WORD = re.compile(r"\w+")
 _ASCII_WORDS = bytes(c if chr(c).isalnum() or c == ord("_") else ord(" ") for c in range(128)) + bytes(128)
@@ -23,8 +23,8 @@ class Words:
     __slots__ = ("_folded", "_spaced", "_text", "_words", "count", "found")
 
     def __init__(self, text: str, wanted: frozenset[bytes] = frozenset(), characters: int = 0) -> None:
-        if len(text) > TEXT_BYTES_MAX:
-            text, characters = text[:TEXT_BYTES_MAX], max(characters, len(text))
+        characters = max(characters, len(text))
+        text = looked_at(text)
         self._text = text
         self._words = words = cut(text)
         self._spaced: bytes | None = None
