@@ -4,7 +4,7 @@ Its attempt is one of the call's. Whatever comes of it, the call goes on.
 """
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -14,13 +14,15 @@ from governance.gateway.bound import worst_case
 from governance.gateway.charging import Charge
 from governance.gateway.errors import CallRefused
 from governance.gateway.relay import is_proof
-from governance.gateway.request import Request
+from governance.gateway.request import Request, read_request
 from governance.gateway.upstream import Lost, NotReached, TimedOut, read_body
+from governance.routing.capabilities import capabilities_of
 
 if TYPE_CHECKING:
     from governance.gateway.exchange import Exchange
 
 REPLY_BYTES_MAX = 64 * 1024
+_encode = msgspec.json.Encoder().encode
 _HEADERS = (("content-type", "application/json"), ("anthropic-version", "2023-06-01"))
 
 
@@ -30,6 +32,21 @@ class _Block(msgspec.Struct):
 
 
 _decode_content = msgspec.json.Decoder(list[_Block]).decode
+
+
+def question(exchange: "Exchange", model: str, *, system: str, text: str, max_tokens: int) -> Request:
+    """What that model is asked. `text` may be anything that a client wrote; it is not thought about."""
+    facts = exchange.key.tenant.book.model(model)
+    takes = capabilities_of(facts) if facts is not None else None
+    body: dict[str, Any] = {
+        "model": model,
+        "max_tokens": max_tokens,
+        "system": system,
+        "messages": [{"role": "user", "content": _sendable(text)}],
+    }
+    if takes is not None and "disabled" in takes.thinking:
+        body["thinking"] = {"type": "disabled"}
+    return read_request(_encode(body))
 
 
 async def ask(exchange: "Exchange", question: Request, purpose: str, seconds_max: float) -> tuple[bytes, str]:
@@ -73,7 +90,7 @@ def text_of(content: bytes) -> str:
     return " ".join(block.text for block in blocks if block.type == "text")
 
 
-def sendable(text: str) -> str:
+def _sendable(text: str) -> str:
     """Without what JSON could not carry, or our own reading of a request refuses."""
     return text.encode("utf-8", "replace").decode().replace("\0", " ")
 

@@ -9,12 +9,8 @@ of the text that no other tenant can compute; the text itself is not kept.
 import hashlib
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from governance.gateway import asides
 from governance.gateway.call_facts import last_text
-from governance.gateway.request import Request, read_request
-from governance.routing.capabilities import capabilities_of
 from governance.routing.route import Classifier
 
 if TYPE_CHECKING:
@@ -28,8 +24,6 @@ INSTRUCTION = (
     "large one. Complex: it needs reasoning over several steps, expert knowledge or long careful work. Edge: "
     "you cannot tell, or a wrong answer would do harm. Answer with one word: simple, complex or edge."
 )
-
-_encode = msgspec.json.Encoder().encode
 
 
 async def model_for(exchange: "Exchange", terms: Classifier) -> str | None:
@@ -51,7 +45,8 @@ async def classify(exchange: "Exchange", terms: Classifier) -> tuple[str | None,
     known = labels.find(digest)
     if known is not None:
         return known, ""
-    question = _question(exchange, terms.by, text)
+    shown = f"<message>\n{text}\n</message>"
+    question = asides.question(exchange, terms.by, system=INSTRUCTION, text=shown, max_tokens=ANSWER_TOKENS)
     content, why = await asides.ask(exchange, question, "classify", terms.timeout_ms / 1000)
     label = _label(content)
     if label is None:
@@ -63,20 +58,6 @@ async def classify(exchange: "Exchange", terms: Classifier) -> tuple[str | None,
 def _digest(exchange: "Exchange", terms: Classifier, text: str) -> bytes:
     asked = f"{exchange.key.tenant.id} {terms.by} {text}".encode("utf-8", "surrogatepass")
     return hashlib.blake2b(asked, key=exchange.key.tenant.fingerprint_key[:64], digest_size=16).digest()
-
-
-def _question(exchange: "Exchange", model: str, text: str) -> Request:
-    facts = exchange.key.tenant.book.model(model)
-    takes = capabilities_of(facts) if facts is not None else None
-    body = {
-        "model": model,
-        "max_tokens": ANSWER_TOKENS,
-        "system": INSTRUCTION,
-        "messages": [{"role": "user", "content": f"<message>\n{asides.sendable(text)}\n</message>"}],
-    }
-    if takes is not None and "disabled" in takes.thinking:
-        body["thinking"] = {"type": "disabled"}
-    return read_request(_encode(body))
 
 
 def _label(content: bytes) -> str | None:

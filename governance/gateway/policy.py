@@ -56,8 +56,8 @@ async def decide(exchange: "Exchange") -> GatewayResponse | None:
         conversation_model=on,
     )
     sent = rewritten(exchange.request, route, terms)
-    if route.history is not None and route.history.summarise and sent.cuts_history:
-        summary = await summarising.summary_for(exchange, route.history)
+    if route.history is not None and route.summarise_by is not None and sent.cuts_history:
+        summary = await summarising.summary_for(exchange, route.history, route.summarise_by)
         if summary is not None:
             sent = rewritten(exchange.request, route, replace(terms, summary=summary))
     _take(exchange, sent)

@@ -8,18 +8,13 @@ conversation is cut at the same place for a block of turns, so one summary serve
 import hashlib
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from governance.gateway import asides
-from governance.gateway.request import Request, read_request
 from governance.gateway.rewrites.history import text_to_summarise
-from governance.routing.capabilities import DEFAULT_TIERS
 from governance.routing.document import History
 
 if TYPE_CHECKING:
     from governance.gateway.exchange import Exchange
 
-MODEL = DEFAULT_TIERS["haiku"]
 SUMMARY_TOKENS_MAX = 800
 SECONDS_MAX = 20.0
 INSTRUCTION = (
@@ -29,16 +24,14 @@ INSTRUCTION = (
     "conversation, nothing else."
 )
 
-_encode = msgspec.json.Encoder().encode
 
-
-async def summary_for(exchange: "Exchange", terms: History) -> str | None:
-    """The summary, where there is one; the decision's `summarised` says when it was made, or why it was not.
-    KeyTaken when another call was made under its Idempotency-Key."""
+async def summary_for(exchange: "Exchange", terms: History, by: str) -> str | None:
+    """The summary by that model, where there is one; the decision's `summarised` says when it was made, or
+    why it was not. KeyTaken when another call was made under its Idempotency-Key."""
     text = text_to_summarise(exchange.request.fields, terms)
     if not text:
         return None
-    summaries, digest = exchange.gateway.summaries, _digest(exchange, text)
+    summaries, digest = exchange.gateway.summaries, _digest(exchange, by, text)
     found = await summaries.find(digest)
     if found is not None:
         exchange.decision["summarised"] = "before"
@@ -48,7 +41,9 @@ async def summary_for(exchange: "Exchange", terms: History) -> str | None:
     if summaries.failed_lately(digest):
         exchange.decision["summarised"] = "not (failed_lately)"
         return None
-    content, why = await asides.ask(exchange, _question(text), "summarise", SECONDS_MAX)
+    shown = f"<conversation>\n{text}\n</conversation>"
+    question = asides.question(exchange, by, system=INSTRUCTION, text=shown, max_tokens=SUMMARY_TOKENS_MAX)
+    content, why = await asides.ask(exchange, question, "summarise", SECONDS_MAX)
     summary = asides.text_of(content).strip()
     if not summary:
         summaries.failed(digest)
@@ -58,18 +53,6 @@ async def summary_for(exchange: "Exchange", terms: History) -> str | None:
     return await summaries.keep(digest, summary)
 
 
-def _question(text: str) -> Request:
-    shown = f"<conversation>\n{asides.sendable(text)}\n</conversation>"
-    body = {
-        "model": MODEL,
-        "max_tokens": SUMMARY_TOKENS_MAX,
-        "thinking": {"type": "disabled"},
-        "system": INSTRUCTION,
-        "messages": [{"role": "user", "content": shown}],
-    }
-    return read_request(_encode(body))
-
-
-def _digest(exchange: "Exchange", text: str) -> bytes:
-    asked = f"{exchange.key.tenant.id} {MODEL} {INSTRUCTION} {text}".encode("utf-8", "surrogatepass")
+def _digest(exchange: "Exchange", by: str, text: str) -> bytes:
+    asked = f"{exchange.key.tenant.id} {by} {INSTRUCTION} {text}".encode("utf-8", "surrogatepass")
     return hashlib.blake2b(asked, key=exchange.key.tenant.fingerprint_key[:64], digest_size=16).digest()

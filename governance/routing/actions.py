@@ -110,7 +110,7 @@ def compile_actions(actions: Actions, models: Mapping[Tier, str]) -> tuple[Compi
         *_routing(actions, models),
         *_limits(actions),
         *_caches(actions),
-        *_rewrites(actions),
+        *_rewrites(actions, models),
     )
 
 
@@ -192,10 +192,12 @@ def _caches(actions: Actions) -> Iterable[Compiled]:
         yield Action("prompt_cache", f"prompt cache of {terms.ttl} where it pays", {"prompt_cache": terms})
 
 
-def _rewrites(actions: Actions) -> Iterable[Compiled]:
+def _rewrites(actions: Actions, models: Mapping[Tier, str]) -> Iterable[Compiled]:
     if actions.history is not None:
         history = actions.history
-        yield Action("history", f"history of about {history.keep_messages} messages", {"history": history})
+        by = models["haiku"] if history.summarise else None
+        said = f"history of about {history.keep_messages} messages{f', summed up by {by}' if by else ''}"
+        yield Action("history", said, {"history": history, "summarise_by": by})
     if actions.concise is False:
         yield Action("concise", "no concise instruction", {"concise": None})
     elif actions.concise is not None:

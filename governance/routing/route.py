@@ -40,6 +40,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     cache: Cache | None = None
     prompt_cache: PromptCache | None = None
     history: History | None = None
+    summarise_by: str | None = None
+    """The model that sums up what the history window takes away; None where the rule wants no summary."""
     concise: str | None = None
     system: "SystemPrompt | None" = None
     json_output: JsonOutput | None = None

@@ -51,7 +51,7 @@ def test_a_block_of_turns_has_one_summary_and_its_cost_is_in_the_first_calls(
     assert [call.decision["summarised"] for call in calls] == ["now", "before", "before"]
     assert [call.attempts for call in calls] == [2, 1, 1]
     first = account.attempts()[0]
-    assert (first.number, first.purpose, first.served_model) == (1, "summarise", summarising.MODEL)
+    assert (first.number, first.purpose, first.served_model) == (1, "summarise", "claude-haiku-5-5")
     assert calls[0].decision["savings"]["overhead"] == -first.cost_nanos < 0
     for call in calls:
         assert call.baseline_nanos - call.cost_nanos == sum(call.decision["savings"].values())
