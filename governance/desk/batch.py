@@ -17,7 +17,15 @@ from psycopg.pq.abc import PGresult
 
 from governance.calls.records import CallRecord, ColumnType
 from governance.desk import statements, wire
-from governance.desk.arrays import ARRAY_OF, BigintArray, ByteaArray, PackedArray, TextArray, UuidArray
+from governance.desk.arrays import (
+    ARRAY_OF,
+    BigintArray,
+    BooleanArray,
+    ByteaArray,
+    PackedArray,
+    TextArray,
+    UuidArray,
+)
 from governance.desk.items import Claimed, Figures, Held, PlaceHold, Refused, Settlement, Shrink
 from governance.ledger.kinds import EntryKind
 
@@ -196,12 +204,13 @@ def pack_settlements(settlements: Sequence[Settlement]) -> list[PackedArray]:
 
 
 def _pack_releases(settlements: Sequence[Settlement]) -> list[PackedArray] | None:
-    voided = [
-        settlement.hold_id
-        for settlement in settlements
-        if settlement.claimed and settlement.kind is EntryKind.VOID
+    released = [settlement for settlement in settlements if settlement.claimed]
+    if not released:
+        return None
+    return [
+        UuidArray([settlement.hold_id for settlement in released]),
+        BooleanArray([settlement.kind is not EntryKind.VOID for settlement in released]),
     ]
-    return [UuidArray(voided)] if voided else None
 
 
 def _pack_moves(settlements: Sequence[Settlement]) -> list[PackedArray] | None:

@@ -134,8 +134,8 @@ class Settlement(msgspec.Struct, frozen=True):
     `period_ids` and `held_nanos` are the hold's as this process knows them. A cost above the hold is
     carried as far as the hard budgets allow; the rest is the operator's (governance/desk/overrun.py).
     `call` is written with the call's last attempt, and is None for those before it. `claimed`: a void
-    releases the claim of its hold. `claim_to`: the hold of the call's next attempt, which has its claim from
-    now on.
+    releases the claim of its hold; so does a charge, of a call that gets no answer. `claim_to`: the hold of
+    the call's next attempt, which has its claim from now on.
     """
 
     hold_id: UUID
@@ -193,6 +193,7 @@ class Settlement(msgspec.Struct, frozen=True):
         attempt: AttemptRecord,
         call: CallRecord | None,
         reason: str = "usage",
+        claimed: bool = False,
         claim_to: UUID | None = None,
     ) -> "Settlement":
         """A charge of what the attempt cost."""
@@ -207,7 +208,7 @@ class Settlement(msgspec.Struct, frozen=True):
             reason,
             attempt,
             call,
-            False,
+            claimed,
             claim_to,
         )
 

@@ -114,8 +114,9 @@ SELECT hold_id FROM done
 # After SETTLE, for voided holds: their clients may try again under the same Idempotency-Key. Whoever resolved
 # the hold decides: one that was charged meanwhile keeps its claim.
 RELEASE = """
-DELETE FROM desk_idempotencyclaim k USING ledger_ledgerentry e
-WHERE k.hold_id = ANY($1::uuid[]) AND e.id = k.hold_id AND e.kind = 'void'
+DELETE FROM desk_idempotencyclaim k
+USING unnest($1::uuid[], $2::boolean[]) AS item(hold_id, though_charged), ledger_ledgerentry e
+WHERE k.hold_id = item.hold_id AND e.id = k.hold_id AND (e.kind = 'void' OR item.though_charged)
 """
 
 # The same for a void that comes after a sweeper's charge: that was a bound, and nothing was billed after all.

@@ -135,7 +135,10 @@ class Attempt:
             attempt = self._money(charge, why and why[:256])
         if call is not None:
             call_record.with_money(call, self.exchange, attempt)
-        settlement = self._settlement(charge, why, attempt, call, claim_to)
+        # A call without an answer may be tried again, though its classifier was paid; one that was answered
+        # from the cache as well, for nothing.
+        frees_key = call is not None and (call.outcome != Outcome.SERVED or call.cache == "hit")
+        settlement = self._settlement(charge, why, attempt, call, frees_key=frees_key, claim_to=claim_to)
         settled = self.exchange.gateway.settle(settlement, None)
         self.resolved = True
         if charge is not None:
@@ -148,8 +151,12 @@ class Attempt:
         why: str | None,
         attempt: AttemptRecord,
         call: CallRecord | None,
+        *,
+        frees_key: bool = False,
         claim_to: UUID | None = None,
     ) -> Settlement:
+        """`frees_key`: the call's Idempotency-Key may be sent again for another try."""
+        claimed = frees_key and self.exchange.claim is not None
         if charge is None:
             return Settlement.void(
                 hold_id=self.hold_id,
@@ -158,9 +165,7 @@ class Attempt:
                 attempt=attempt,
                 call=call,
                 reason=(why or "")[:256],
-                claimed=call is not None
-                and call.outcome != Outcome.SERVED  # with the answer of an attempt before this one
-                and self.exchange.claim is not None,
+                claimed=claimed,
                 claim_to=claim_to,
             )
         return Settlement.charge(
@@ -171,6 +176,7 @@ class Attempt:
             attempt=attempt,
             call=call,
             reason=charge.why or "usage",
+            claimed=claimed,
             claim_to=claim_to,
         )
 
@@ -203,7 +209,7 @@ class Attempt:
             return
         exchange = self.exchange
         attempt, call = self._rows(None, proof[:256], outcome, status, reason, b"")
-        exchange.gateway.settle(self._settlement(None, proof, attempt, call), call)
+        exchange.gateway.settle(self._settlement(None, proof, attempt, call, frees_key=True), call)
         self.resolved = True
         if exchange.taken is not None:
             exchange.taken.close(exchange.earlier.passes if exchange.earlier is not None else None)

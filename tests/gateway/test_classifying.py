@@ -3,12 +3,18 @@
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx2
 import pytest
 
+from governance.budgets.limits import set_budget
+from governance.core.money import NANOS_PER_USD
+from governance.desk.corrections import CreditRefused, credit_call
 from governance.gateway.labels import Labels
+from tenants.scope import platform_scope
 from tests.gateway.asking import ASK, assert_refused, post, script
 from tests.gateway.policies import govern
 from tests.gateway.test_fallbacks import assert_sound
+from tests.gateway.test_waiting import in_background
 from tests.harness import Account, Stack, make_tenant, start_stack, wait_until
 
 ASKED, SIMPLE, COMPLEX, OTHERWISE = (
@@ -133,6 +139,67 @@ def test_repetitions_of_a_call_share_its_claim_from_the_classifier_on(stack: Sta
     assert [attempt.purpose for attempt in account.attempts()] == ["classify", "answer"]
     account.wait_for_calls(5)
     assert_sound(account)
+
+
+def test_a_call_that_is_refused_after_its_classifier_may_be_sent_again_under_its_key(stack: Stack) -> None:
+    account = make_tenant("0.003")
+    classify(account)
+    headers = {"idempotency-key": "once"}
+    for number in (1, 2):  # refused for the budget both times, not for the key
+        response = post(stack, account, ask(LONG, max_tokens=2000), headers=headers)
+        assert_refused(response, 429, "billing_error", "left of")
+        account.wait_for_calls(number)
+    with platform_scope():
+        set_budget(account.tenant, scope="tenant", period="month", limit_nanos=10 * NANOS_PER_USD)
+    wait_until(
+        lambda: post(stack, account, ask(LONG, max_tokens=2000), headers=headers).status_code == 200, 5
+    )
+    account.wait_for_calls(3)
+    assert_sound(account)
+
+
+def test_a_repetition_of_a_call_that_the_cache_answered_is_answered_by_it_again(
+    stack: Stack, account: Account
+) -> None:
+    classify(account, ", remember_seconds: 0", rest=", cache: {ttl_seconds: 60}")
+    first = post(stack, account, ask(QUICK))
+    account.wait_for_calls(1)
+    for number in (2, 3):
+        again = post(stack, account, ask(QUICK), headers={"idempotency-key": "once"})
+        assert (again.status_code, again.headers["exchequer-cache"]) == (200, "hit")
+        assert again.content == first.content
+        account.wait_for_calls(number)
+    assert_sound(account)
+
+
+def test_a_client_that_leaves_while_its_call_waits_has_paid_the_classifier(stack: Stack) -> None:
+    account = make_tenant("0.1")
+    classify(account, ", remember_seconds: 0")
+    large = ask(LONG, max_tokens=3000)
+    blocker = in_background(stack, account, large, **script(latency_ms=2000))
+    wait_until(lambda: len(account.attempts()) == 1 and len(account.holds()) == 1, 5)
+    with pytest.raises(httpx2.TimeoutException):
+        post(stack, account, large, seconds=1)
+    blocker.result()
+    (left,) = [call for call in account.wait_for_calls(2) if call.outcome == "cut"]
+    assert (left.reason, left.attempts) == ("left_waiting", 1)
+    assert left.cost_nanos > 0
+    assert_sound(account)
+
+
+def test_what_a_classified_call_was_charged_can_be_given_back(stack: Stack, account: Account) -> None:
+    """A call's charges are those of all its attempts."""
+    classify(account)
+    post(stack, account, ask(QUICK))
+    (call,) = account.wait_for_calls(1)
+    with platform_scope():
+        credits = credit_call(call.id, amount_nanos=None, reason="a test")
+    assert sorted(-credit.amount_nanos for credit in credits) == sorted(
+        attempt.cost_nanos for attempt in account.attempts()
+    )
+    assert account.period().spent_nanos == 0
+    with platform_scope(), pytest.raises(CreditRefused):
+        credit_call(call.id, amount_nanos=1, reason="once more")
 
 
 FAILING = [
