@@ -3,6 +3,7 @@
 import hashlib
 import json
 import secrets
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
@@ -64,9 +65,16 @@ def test_the_summary_is_what_is_sent_in_the_first_message(stack: Stack, account:
     response = post(stack, account, raw, headers=script(echo=True))
     arrived = json.loads(response.json()["content"][0]["text"])["body_sha256"]
     request = read_request(raw)
-    question = summarising._question(text_to_summarise(request.fields, TERMS) or "")
-    said = simulated(stack, question.body)
     book = load_book(connection)
+    tenant: Any = SimpleNamespace(key=SimpleNamespace(tenant=SimpleNamespace(book=book)))
+    question = asides.question(
+        tenant,
+        "claude-haiku-5-5",
+        system=summarising.INSTRUCTION,
+        text=f"<conversation>\n{text_to_summarise(request.fields, TERMS)}\n</conversation>",
+        max_tokens=summarising.SUMMARY_TOKENS_MAX,
+    )
+    said = simulated(stack, question.body)
     sent = rewritten(request, Route(history=TERMS), About(book=book, at=TODAY, summary=said))
     assert said in json.loads(sent.request.body)["messages"][0]["content"]
     assert sha256(sent.request.body) == arrived
