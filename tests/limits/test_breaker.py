@@ -8,6 +8,7 @@ import pytest
 from django.core import mail
 
 from governance.audit.models import AuditEvent
+from governance.celery import app
 from governance.core.clock import utcnow
 from governance.core.ids import id_floor
 from governance.core.money import usd_to_nanos
@@ -134,3 +135,9 @@ def test_a_mail_that_cannot_be_sent_is_sent_later_under_the_same_message_id(
             Pause.objects.filter(tenant=account.tenant).update(told_at=None)
     assert len(ids) == 2
     assert len(set(ids)) == 1
+
+
+def test_what_beat_sends_is_a_task_that_a_worker_knows() -> None:
+    app.loader.import_default_modules()
+    assert app.conf.beat_schedule
+    assert all(entry["task"] in app.tasks for entry in app.conf.beat_schedule.values())
