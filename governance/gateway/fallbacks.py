@@ -64,8 +64,8 @@ async def _next(exchange: Exchange, failed: Attempt, models: Iterator[str]) -> A
     """The next attempt, held and ready to be sent; None where there is none to be had."""
     assert failed.voided is not None
     calls = earlier.of(exchange)
-    calls.ended(failed, None, failed.voided.proof)
     try:
+        calls.ended(failed, None, failed.voided.proof)
         for model in models:
             if not may_begin_another(exchange):
                 _say(exchange, "fallback_not", f"{model} (no_attempt_left)")

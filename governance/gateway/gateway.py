@@ -202,8 +202,8 @@ class Gateway:
     # --- what the call path hands over --------------------------------------------------------------
     def refuse(self, exchange: Exchange, refusal: Refusal) -> GatewayResponse:
         """Count the refusal, record it where the tenant is known, and put it in the envelope. Once money was
-        held the call is its attempt's to count and to record."""
-        if exchange.held_ms is not None:
+        held the call is its attempt's to count and to record, unless that has ended and waits: earlier.py."""
+        if exchange.held_ms is not None and exchange.id not in self.unended:
             return envelope(refusal, str(exchange.id))
         self.metrics.calls[Outcome.REFUSED, refusal.reason] += 1
         if exchange.authenticated:
