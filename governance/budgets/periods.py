@@ -94,6 +94,13 @@ class PeriodRows:
             self._remember(found[leg.key])
         return tuple(found[leg.key] for leg in legs)
 
+    async def existing(
+        self, connection: psycopg.AsyncConnection[Any], legs: Sequence[Leg]
+    ) -> tuple[PeriodRow, ...]:
+        """Those of the current rows that are there; none is made."""
+        now = await _one(connection, "SELECT exchequer_now()")
+        return tuple((await self._find(connection, legs, now)).values())
+
     def forget(self, row: PeriodRow) -> None:
         """The database says that this period is over: look it up again. Others may have said so before."""
         if row.leg.subject:

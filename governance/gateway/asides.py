@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from governance.gateway import admission, earlier
+from governance.gateway import admission, earlier, other_model
 from governance.gateway.attempt import Attempt
 from governance.gateway.bound import worst_case
 from governance.gateway.charging import Charge
@@ -52,6 +52,9 @@ def question(exchange: "Exchange", model: str, *, system: str, text: str, max_to
 async def ask(exchange: "Exchange", question: Request, purpose: str, seconds_max: float) -> tuple[bytes, str]:
     """The answer's raw content, or b"" and why there is none, in a word. KeyTaken when another call was made
     under the Idempotency-Key, which the call's first hold finds out."""
+    why_not = other_model.forbidden(exchange, question.model)
+    if why_not is not None:
+        return b"", why_not
     aside = exchange.aside(question)
     try:
         attempt = await admission.hold(aside, worst_case(aside), purpose, waits=False)

@@ -264,8 +264,8 @@ class Attempt:
         """What the call would have cost as asked, with what was saved in the decision; None where nothing
         was done that could have saved anything."""
         exchange = self.exchange
-        if charge is None or not charge.passes:
-            return None
+        if charge is None or not charge.passes or charge.basis is Basis.FULL_HOLD:
+            return None  # the whole hold says nothing of what the answer cost
         earlier = exchange.earlier
         changed = exchange.asked_terms is not None or earlier is not None
         if not changed and not any(savings.is_cached(each.usage) for each in charge.passes):

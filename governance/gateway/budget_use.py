@@ -59,7 +59,9 @@ class BudgetUse:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         percents = [self._percents.get(row_id, never)[1] for row_id in ids]
-        return max((percent for percent in percents if percent is not None), default=None)
+        unused = exchange.inbound.dry_run and any(leg.budget.hard for leg in legs_of(exchange))
+        # A dry run makes no rows: a budget that has none yet is not used yet.
+        return max((percent for percent in percents if percent is not None), default=0 if unused else None)
 
     async def _read(self, store: "SnapshotStore", ids: list[int]) -> None:
         """Whoever reads takes what all others have asked for meanwhile."""
@@ -97,6 +99,8 @@ async def _rows(exchange: "Exchange") -> tuple[PeriodRow, ...] | None:
         return known
     try:
         async with gateway.store.connection() as connection:
+            if exchange.inbound.dry_run:
+                return await gateway.periods.existing(connection, legs)
             return await gateway.periods.ensure(connection, legs)
     except (psycopg.Error, TimeoutError, BudgetClosed, SubjectsFull):
         return None

@@ -8,7 +8,9 @@
      "estimate": {"input_tokens": about, "input_usd": …, "usd_per_1000_output_tokens": …},
      "budgets": [{"name": …, "period": …, "resets_at": …}], "budget_used_percent": of the fullest one}
 
-A classifier is not asked, since that would cost something: the route is the one without its label.
+A classifier is not asked, since that would cost something: the route is the one without its label. Nor does
+the prompt count as seen by the prompt cache, or the conversation as begun. Where a policy would answer by
+itself nothing would be sent: `model.sent` is null, and all amounts are zero.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -27,20 +29,23 @@ if TYPE_CHECKING:
     from governance.gateway.exchange import Exchange
 
 
-async def report(exchange: "Exchange", promise: "Promise") -> GatewayResponse:
-    """The response. `promise`: the worst case of the request that would be sent."""
+async def report(exchange: "Exchange", promise: "Promise | None") -> GatewayResponse:
+    """The response. `promise`: the worst case of the request that would be sent; None where none would be."""
     request, policy = exchange.request, exchange.decision.get("policy", {})
     tokens = len(request.body) // BYTES_PER_TOKEN
     body = msgspec.json.encode(
         {
             "type": "dry_run",
-            "model": {"asked": exchange.requested_model, "sent": request.model},
+            "model": {"asked": exchange.requested_model, "sent": request.model if promise else None},
             "why": policy.get("why", "No policy reaches this key, so the call goes as asked."),
             "policy": {name: policy.get(name, []) for name in ("applied", "rewrites", "not_done")},
             "max_tokens": request.max_tokens,
-            "bound": {"kind": exchange.bound, "usd": nanos_to_usd(promise.held_nanos)},
+            "bound": {
+                "kind": exchange.bound if promise else "bounded",
+                "usd": nanos_to_usd(promise.held_nanos if promise else 0),
+            },
             "estimate": {
-                "input_tokens": tokens,
+                "input_tokens": tokens if promise else 0,
                 "input_usd": _usd(promise, request.model, Usage(tokens)),
                 "usd_per_1000_output_tokens": _usd(promise, request.model, Usage(output_tokens=1000)),
             },
@@ -59,7 +64,9 @@ async def report(exchange: "Exchange", promise: "Promise") -> GatewayResponse:
     return GatewayResponse(200, headers, body)
 
 
-def _usd(promise: "Promise", model: str, usage: Usage) -> str:
+def _usd(promise: "Promise | None", model: str, usage: Usage) -> str:
+    if promise is None:
+        return nanos_to_usd(0)
     return nanos_to_usd(promise.book.rate((Pass(model, usage),), promise.at).cost_nanos)
 
 

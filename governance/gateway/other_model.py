@@ -16,14 +16,10 @@ type Before = tuple[Request, Request | None, Asked | None, str | None]
 
 def request_for(exchange: Exchange, model: str) -> Request | str:
     """The request for that model, or the reason why it cannot be asked."""
+    why_not = forbidden(exchange, model)
+    if why_not is not None:
+        return why_not
     key, request = exchange.key, exchange.request
-    if key.allowed_models and model not in key.allowed_models:
-        return "model_not_allowed"
-    if key.tenant.operator_rules is not None:
-        try:
-            key.tenant.operator_rules.check_names([("model", model)], key.tenant.book)
-        except CallRefused as error:
-            return error.refusal.reason
     target = key.tenant.book.model(model)
     draft = swapped(draft_of(request), target, model, exchange.started_at.date())
     if isinstance(draft, NotDone):
@@ -32,6 +28,19 @@ def request_for(exchange: Exchange, model: str) -> Request | str:
         return draft.request()
     except RequestRefused:
         return "incompatible"
+
+
+def forbidden(exchange: Exchange, model: str) -> str | None:
+    """Why that model may not be asked for this call, by its key or the operator, whatever a policy says."""
+    key = exchange.key
+    if key.allowed_models and model not in key.allowed_models:
+        return "model_not_allowed"
+    if key.tenant.operator_rules is not None:
+        try:
+            key.tenant.operator_rules.check_names([("model", model)], key.tenant.book)
+        except CallRefused as error:
+            return error.refusal.reason
+    return None
 
 
 def ask_instead(exchange: Exchange, request: Request) -> Before:

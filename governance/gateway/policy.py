@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from governance.gateway import classifying, errors, summarising
+from governance.gateway import classifying, dry_run, errors, summarising
 from governance.gateway.call_facts import facts_of
 from governance.gateway.conversations import conversation_of
 from governance.gateway.errors import CallRefused
 from governance.gateway.model_list import check_models, models_asked
 from governance.gateway.responses import GatewayResponse
-from governance.gateway.rewrites.rewriting import About, Rewritten, rewritten
+from governance.gateway.rewrites.rewriting import About, Rewritten, media_bytes, rewritten
 from governance.gateway.savings import Asked
 from governance.gateway.template_answer import template_answer
 from governance.routing.facts import CallFacts
@@ -43,6 +43,8 @@ async def decide(exchange: "Exchange") -> GatewayResponse | None:
     if route.deny is not None:
         raise CallRefused(errors.policy_denied(route.deny))
     if route.answer is not None:
+        if exchange.inbound.dry_run:
+            return await dry_run.report(exchange, None)
         return template_answer(exchange, route.answer)
     on = await _conversation_model(exchange, route, facts)
     if on is None and route.classify is not None:
@@ -63,7 +65,7 @@ async def decide(exchange: "Exchange") -> GatewayResponse | None:
     _take(exchange, sent)
     about["rewrites"] = sent.names
     about["not_done"] = [*reasons, *sent.reasons]
-    if route.sticky and key.router.chooses_models:
+    if route.sticky and key.router.chooses_models and not exchange.inbound.dry_run:
         exchange.gateway.conversations.remember(conversation_of(exchange), exchange.request.model)
     return None
 
@@ -133,6 +135,6 @@ def _take(exchange: "Exchange", sent: Rewritten) -> None:
             exchange.decision["max_tokens"] = sent.request.max_tokens
     exchange.asked_terms = Asked(
         model=asked.model,
-        sent_bytes=len(sent.request.body),
+        sent_bytes=len(sent.request.body) - media_bytes(sent.request),
         trimmed_bytes=sent.removed_bytes,
     )

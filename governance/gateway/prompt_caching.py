@@ -35,6 +35,9 @@ def mark(exchange: "Exchange") -> None:
         exchange.started_monotonic,
     )
     about = exchange.decision.setdefault("policy", {})
+    if exchange.inbound.dry_run:  # it must not count as a time that the prompt was seen
+        about["not_done"] = (*about.get("not_done", ()), "prompt-cache: not told by a dry run")
+        return
     if len(request.body) > BYTES_MAX:
         about["not_done"] = (
             *about.get("not_done", ()),

@@ -24,6 +24,9 @@ from msgspec.structs import replace
 from governance.core.usage import Pass, Usage
 from governance.pricing.book import PriceBook
 
+BYTES_PER_TOKEN_MIN = 2
+"""Of text, in any writing."""
+
 type Layers = dict[str, int]
 """Layer → nano-dollars saved; below zero where it cost more. Only those that made a difference."""
 
@@ -118,6 +121,8 @@ def _on_model(served: Pass, model: str, book: PriceBook) -> Pass:
 def _untrimmed(served: Pass, asked: Asked) -> Pass:
     usage = served.usage
     taken = usage.input_tokens * asked.trimmed_bytes // max(asked.sent_bytes, 1)
+    # A short request with pictures has many tokens to a byte, which what was taken out had not.
+    taken = min(taken, max(asked.trimmed_bytes, 0) // BYTES_PER_TOKEN_MIN) if taken > 0 else taken
     return replace(served, usage=replace(usage, input_tokens=max(0, usage.input_tokens + taken)))
 
 

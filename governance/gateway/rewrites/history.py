@@ -9,6 +9,8 @@ Where there is no such message the cut is the one of the block before, or none i
 the part that goes are still in force; they follow the message that is now the first.
 """
 
+from bisect import bisect_left
+
 import msgspec
 from msgspec import Raw
 
@@ -53,9 +55,9 @@ def cut_of(fields: Body, terms: History) -> Cut | NotDone | None:
     last = count - terms.keep_messages
     places = [place for place in range(step, last + 1) if _may_begin(messages[turns[place]])]
     for begin in range(newest, 0, -step):
-        place = next((place for place in places if place >= begin), None)
-        if place is not None:
-            return _checked(messages, turns[place])
+        index = bisect_left(places, begin)
+        if index < len(places):
+            return _checked(messages, turns[places[index]])
     return NotDone("no message of the part to keep could be the first without losing the call of a tool")
 
 

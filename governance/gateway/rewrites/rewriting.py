@@ -54,7 +54,7 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
 class Rewritten(msgspec.Struct, frozen=True):
     """`names` of what was done, in its order; `reasons`: a sentence for each that was not.
 
-    removed_bytes   by how much system prompt and messages became shorter; below zero: longer
+    removed_bytes   by how much system prompt and messages became shorter, media left out; below zero: longer
     prompt_prefix   of `marked`: prompt_cache_memory.Memory.learn is told the reply's usage under it
     """
 
@@ -104,6 +104,7 @@ def rewritten(request: Request, route: Route, about: About) -> Rewritten:
         result = work.draft.request()
     except RequestRefused as error:
         return Rewritten(request, reasons=(*work.reasons, f"the rewritten request is refused: {error}"))
+    removed_bytes -= media_bytes(request) - media_bytes(result)
     return Rewritten(result, tuple(work.names), removed_bytes, tuple(work.reasons))
 
 
@@ -136,6 +137,11 @@ def has_rewrites(route: Route) -> bool:
             route.stop_sequences,
         )
     )
+
+
+def media_bytes(request: Request) -> int:
+    """Of images and documents, whose bytes say nothing of their tokens."""
+    return sum(len(value) for media in request.media if media.source for value in media.source.values())
 
 
 class _Work:
