@@ -20,6 +20,8 @@ class DatabaseLink:
         self._listener = free_listener()
         self._port = self._listener.getsockname()[1]
         self._open: set[socket.socket] = set()
+        self._lock = threading.Lock()
+        self._is_cut = False
         self._listen()
 
     @property
@@ -29,7 +31,11 @@ class DatabaseLink:
         return f"postgresql://{user}@127.0.0.1:{self._port}{self._address.path}?sslmode=disable&gssencmode=disable"
 
     def cut(self) -> None:
-        self._listener.close()
+        with self._lock:
+            self._is_cut = True  # an accept that is under way takes one more connection from a closed socket
+            with suppress(OSError):
+                self._listener.shutdown(socket.SHUT_RDWR)
+            self._listener.close()
         for end in list(self._open):
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
@@ -40,6 +46,7 @@ class DatabaseLink:
         self._listener = socket.socket()
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._listener.bind(("127.0.0.1", self._port))
+        self._is_cut = False
         self._listen()
 
     def _listen(self) -> None:
@@ -52,7 +59,12 @@ class DatabaseLink:
                 client, _ = listener.accept()
                 server = socket.socket(socket.AF_UNIX)
                 server.connect(self._server)
-                self._open |= {client, server}
+                with self._lock:
+                    if self._is_cut or listener is not self._listener:
+                        client.close()
+                        server.close()
+                        return
+                    self._open |= {client, server}
                 for source, target in ((client, server), (server, client)):
                     threading.Thread(target=_pump, args=(source, target), daemon=True).start()
 
