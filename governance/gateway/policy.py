@@ -20,6 +20,7 @@ from governance.gateway.savings import Asked
 from governance.gateway.template_answer import template_answer
 from governance.routing.facts import CallFacts
 from governance.routing.route import Route
+from governance.routing.router import Router
 
 if TYPE_CHECKING:
     from governance.gateway.exchange import Exchange
@@ -46,10 +47,15 @@ async def decide(exchange: "Exchange") -> GatewayResponse | None:
         if exchange.inbound.dry_run:
             return await dry_run.report(exchange, None)
         return template_answer(exchange, route.answer)
+    reasons: list[str] = []
+    if key.router.denies_models:
+        route = _without_denied(key.router, route, facts, reasons)
     on = await _conversation_model(exchange, route, facts)
+    if on is not None and key.router.denial(facts, on, route.policies.get("model")) is not None:
+        on = None
     if on is None and route.classify is not None:
         route = replace(route, model=await classifying.model_for(exchange, route.classify))
-    model, reasons = _model(exchange, route, on)
+    model, more_reasons = _model(exchange, route, on)
     exchange.route = route = replace(route, model=model)
     terms = About(
         book=key.tenant.book,
@@ -64,7 +70,7 @@ async def decide(exchange: "Exchange") -> GatewayResponse | None:
             sent = rewritten(exchange.request, route, replace(terms, summary=summary))
     _take(exchange, sent)
     about["rewrites"] = sent.names
-    about["not_done"] = [*reasons, *sent.reasons]
+    about["not_done"] = [*reasons, *more_reasons, *sent.reasons]
     if route.sticky and key.router.chooses_models and not exchange.inbound.dry_run:
         exchange.gateway.conversations.remember(conversation_of(exchange), exchange.request.model)
     return None
@@ -103,6 +109,33 @@ async def _conversation_model(exchange: "Exchange", route: Route, facts: CallFac
     if not (route.sticky and router.chooses_models) or facts.first_turn or route.budget_forces:
         return None
     return await exchange.gateway.conversations.model(conversation_of(exchange))
+
+
+def _without_denied(router: Router, route: Route, facts: CallFacts, reasons: list[str]) -> Route:
+    """Without the models that a less specific policy denies: no team undoes what its tenant forbids.
+    `reasons` says which."""
+
+    def allowed(model: str | None, kind: str) -> bool:
+        if model is None or router.denial(facts, model, route.policies.get(kind)) is None:
+            return True
+        reasons.append(f"{kind}: a less specific policy denies {model}.")
+        return False
+
+    terms, ladder = route.classify, route.cascade
+    if terms is not None:
+        models = {label: model for label, model in terms.models.items() if allowed(model, "model")}
+        otherwise = terms.otherwise if allowed(terms.otherwise, "model") else None
+        terms = replace(terms, models=models, otherwise=otherwise) if allowed(terms.by, "model") else None
+    if ladder is not None and not (allowed(ladder.first, "model") and allowed(ladder.then, "model")):
+        ladder = None
+    return replace(
+        route,
+        model=route.model if allowed(route.model, "model") else None,
+        classify=terms,
+        cascade=ladder,
+        fallbacks=tuple([model for model in route.fallbacks if allowed(model, "fallbacks")]),
+        on_exhausted=route.on_exhausted if allowed(route.on_exhausted, "on_exhausted") else None,
+    )
 
 
 def _model(exchange: "Exchange", route: Route, on: str | None) -> tuple[str | None, list[str]]:

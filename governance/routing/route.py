@@ -1,5 +1,7 @@
 """The outcome of routing: what becomes of a call, and why. Plain frozen values; nothing here is looked up."""
 
+from collections.abc import Mapping
+
 import msgspec
 
 from governance.routing.document import Cache, Cascade, Classify, History, JsonOutput, PromptCache
@@ -49,6 +51,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     sticky: bool = True
     budget_forces: bool = False
     """The rule that chose the model asks how full the budgets are: a conversation leaves its model for it."""
+    policies: Mapping[str, int] = {}
+    """Whose models they are: the policy that `model`, `fallbacks` and `on_exhausted` come from, by its id."""
 
 
 class Classifier(msgspec.Struct, frozen=True):

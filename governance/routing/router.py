@@ -27,6 +27,10 @@ ROUTES_REMEMBERED_MAX: Final = 512
 """Per router: what it made of the rules that matched, so that it is put together once."""
 
 
+_MODELS: Final = ("model", "fallbacks", "on_exhausted")
+"""Kinds of actions that name models to which a call may go."""
+
+
 class CompiledInput(msgspec.Struct, frozen=True):
     """One published policy as it goes into a router."""
 
@@ -41,6 +45,8 @@ class CompiledRule:
     __slots__ = (
         "actions",
         "asks",
+        "denies_models",
+        "deny",
         "ends_policy",
         "has_captures",
         "models",
@@ -72,6 +78,9 @@ class CompiledRule:
         self.unless_tests = _cheapest_first(self.unless_terms)
         self.actions = compile_actions(rule.then, models)
         self.has_captures = any(isinstance(action, Filled) for action in self.actions)
+        self.deny = rule.then.deny
+        terms = (*self.terms, *self.unless_terms)
+        self.denies_models = self.deny is not None and any(term.models is not None for term in terms)
         self.uses_heuristic = any(isinstance(action, Heuristic) for action in self.actions)
         self.asks = self._asks()
         self.signals = ", ".join(
@@ -107,6 +116,7 @@ class Router:
 
     __slots__ = (
         "_as_asked",
+        "_denies_models",
         "_named_models",
         "_names",
         "_programs",
@@ -114,6 +124,7 @@ class Router:
         "_wanted",
         "asks",
         "chooses_models",
+        "denies_models",
         "policies",
     )
 
@@ -127,6 +138,8 @@ class Router:
         self._named_models = frozenset().union(*(rule.models for rule in rules if rule.models is not None))
         self._routes: dict[tuple[object, ...], Route] = {}
         self._wanted = frozenset().union(*(_wanted_words(rule) for rule in rules))
+        self._denies_models = [any(rule.denies_models for rule in rules) for rules in policies]
+        self.denies_models = any(self._denies_models[1:])
         self._as_asked = AS_ASKED if sticky else Route(sticky=False)
 
     def route(self, facts: CallFacts) -> Route:
@@ -147,6 +160,26 @@ class Router:
                     if rule.ends_policy:
                         break
         return self._remembered(call, matched) if matched else self._as_asked
+
+    def denial(self, facts: CallFacts, model: str, policy_id: int | None) -> str | None:
+        """Why a call may not go to a model that a rule of that policy chose: the sentence of a less specific
+        policy that denies such calls. A policy's own denials are about what is asked: it may well send calls
+        where they may not go by themselves."""
+        place = next((i for i, rules in enumerate(self.policies) if rules[0].policy_id == policy_id), None)
+        if place is None or not any(self._denies_models[place + 1 :]):
+            return None
+        call = self.call(msgspec.structs.replace(facts, model=model))
+        for program in self._programs_for(model)[place + 1 :]:
+            for first_test, more_tests, rule in program:
+                if not first_test(call) or not all(test(call) for test in more_tests):
+                    continue
+                if rule.unless and rule.is_excepted(call):
+                    continue
+                if rule.deny is not None and not rule.shadow:
+                    return rule.deny
+                if rule.ends_policy:
+                    break
+        return None
 
     def _programs_for(self, model: str) -> tuple["Program", ...]:
         """The rules of each policy that can match calls of that model, with the tests that remain to be made.
@@ -214,6 +247,7 @@ class Router:
             why=why,
             sticky=self._as_asked.sticky,
             budget_forces=forced,
+            policies={kind: counts[kind][0].policy_id for kind in _MODELS if kind in counts},
         )
 
 

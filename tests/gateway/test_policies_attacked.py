@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import pytest
+
 from governance.core.money import usd_to_nanos
-from tests.gateway.asking import ASK, post
+from tests.gateway.asking import ASK, post, script
 from tests.gateway.policies import govern
 from tests.gateway.test_classifying import QUICK, ask, classify
 from tests.gateway.test_operator_rules import refused, refused_within_a_second
@@ -87,3 +89,40 @@ def test_a_picture_that_a_window_takes_away_is_not_a_fortune_saved(stack: Stack,
     (call,) = account.wait_for_calls(1)
     assert 0 < call.decision["savings"]["trimming"] < 100_000
     assert call.baseline_nanos - call.cost_nanos == sum(call.decision["savings"].values())
+
+
+@pytest.mark.parametrize(
+    "deny", ["when: {tiers: [opus]}", "unless: {tiers: [sonnet, haiku]}"], ids=["these", "all but these"]
+)
+@pytest.mark.parametrize(
+    "then",
+    [
+        "route: {tier: opus}",
+        "route: {classify: {simple: {tier: opus}, complex: {tier: opus}, otherwise: {tier: opus}}}",
+        "route: {classify: {by: {tier: opus}, simple: {tier: haiku}}}",
+        "route: {cascade: {first: {tier: haiku}, then: {tier: opus}, checks: [hedging]}}",
+        "fallbacks: [{tier: opus}]",
+    ],
+    ids=["route", "classify", "classifier", "cascade", "fallback"],
+)
+def test_a_keys_policy_does_not_send_calls_where_its_tenants_denies_them(
+    stack: Stack, account: Account, deny: str, then: str
+) -> None:
+    govern(account, f"rules: [{{name: no opus, {deny}, then: {{deny: Opus is not for us.}}}}]")
+    govern(account, f"rules: [{{name: opus, then: {{{then}}}}}]", scope="key")
+    slug = account.tenant.slug
+    error = {"error": {"type": "overloaded_error", "times": 1}} if "fallbacks" in then else {}
+    post(stack, account, headers=script(id=slug, text="I don't know.", **error))
+    (call,) = account.wait_for_calls(1)
+    assert "claude-opus-5-5" not in {attempt.requested_model for attempt in account.attempts()}
+    assert any("denies claude-opus-5-5" in reason for reason in call.decision["policy"]["not_done"])
+
+
+def test_a_policy_may_itself_send_calls_where_nobody_may_go_by_asking(stack: Stack, account: Account) -> None:
+    govern(
+        account,
+        "rules: [{name: no opus, when: {tiers: [opus]}, then: {deny: Ask for Sonnet.}}, "
+        "{name: hard, when: {keywords: {any: [hello]}}, then: {route: {tier: opus}}}]",
+    )
+    assert post(stack, account).json()["model"] == "claude-opus-5-5"
+    assert post(stack, account, {**ASK, "model": "claude-opus-5-5"}).status_code == 400
