@@ -121,6 +121,7 @@ def _digest_now(exchange: "Exchange", terms: Cache) -> bytes:
         else:
             scope_id = key.team_id
     return entry_digest(
+        secret=key.tenant.fingerprint_key,
         tenant_id=key.tenant.id,
         scope_kind=kind,
         scope_id=scope_id,

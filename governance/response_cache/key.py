@@ -20,6 +20,7 @@ _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 def entry_digest(
     *,
+    secret: bytes,
     tenant_id: int,
     scope_kind: ScopeKind,
     scope_id: int,
@@ -35,8 +36,10 @@ def entry_digest(
 ) -> bytes:
     """32 bytes. Whose entries are shared has no default: a caller that forgets it fails.
 
-    `headers`: those that go upstream, of which only anthropic-* count; in any order. `body`: one JSON object
-    that was accepted before, so no key is in it twice. `volatile`: top-level fields that make no difference.
+    `secret`: the tenant's own, so that whoever reads Valkey cannot try out what was asked. `headers`: those
+    that go upstream, of which only anthropic-* count; in any order. `body`: one JSON object that was accepted
+    before, so no key is in it twice. `volatile`: top-level fields that make no difference to this rule; a rule
+    to which they do is given none of its answers.
     `also`: what the rule keeps that others do not, so that they do not get it either; signed thinking is of
     use with one `account` upstream only.
     """
@@ -45,9 +48,9 @@ def entry_digest(
         for name, value in headers
         if name.startswith("anthropic-") and name not in UNLIKE_IN_NOTHING
     )
-    kept = [*sorted(also), account if "thinking" in also else None]
+    kept = [sorted(volatile), *sorted(also), account if "thinking" in also else None]
     head = [tenant_id, scope_kind, scope_id, model, version, sorted(betas), others, query, kept]
-    parts: list[bytes | msgspec.Raw] = [_encode(head)]
+    parts: list[bytes | msgspec.Raw] = [secret, _encode(head)]
     for name, value in sorted(_decode_fields(body).items()):
         if name != "stream" and name not in volatile:
             # With its length in front no value can pretend to be two.
