@@ -12,10 +12,11 @@ from tenants.secrets import open_reply, seal_reply
 log = logging.getLogger(__name__)
 
 KEEP_SECONDS = 24 * 3600
-WRITE_SECONDS_MAX = 1.0
 FAILED_SECONDS = 300.0
 """No other try meanwhile: a try that fails may have been billed."""
 FAILED_KEPT_MAX = 1_000
+NEAR_KEPT_MAX = 500
+"""Summaries in this process, about 2 MB: without Valkey each turn would pay for its own and wait for it."""
 
 
 class Summaries:
@@ -25,6 +26,7 @@ class Summaries:
     def __init__(self, link: Link) -> None:
         self._link = link
         self._troubled = False
+        self._near: OrderedDict[bytes, str] = OrderedDict()
         self._failed: OrderedDict[bytes, float] = OrderedDict()
 
     def failed(self, digest: bytes) -> None:
@@ -39,23 +41,30 @@ class Summaries:
 
     async def find(self, digest: bytes) -> str | None:
         """The summary; None where there is none, or nobody can say in time."""
-        sealed = await self._ask(SECONDS_MAX, "GET", _name(digest))
-        if not isinstance(sealed, bytes):
-            return None
-        plain = open_reply(sealed, digest)
-        return None if plain is None else plain.decode(errors="replace")
+        near = self._near.get(digest)
+        if near is not None:
+            return near
+        sealed = await self._ask("GET", _name(digest))
+        plain = open_reply(sealed, digest) if isinstance(sealed, bytes) else None
+        return None if plain is None else self._keep_near(digest, plain.decode(errors="replace"))
 
     async def keep(self, digest: bytes, summary: str) -> str:
         """Keep it, unless another worker has just kept one; the one that is to be used is returned."""
         sealed = seal_reply(summary.encode(errors="replace"), digest)
-        kept = await self._ask(WRITE_SECONDS_MAX, "SET", _name(digest), sealed, "EX", KEEP_SECONDS, "NX")
-        if kept is not None:
-            return summary
-        return await self.find(digest) or summary
+        kept = await self._ask("SET", _name(digest), sealed, "EX", KEEP_SECONDS, "NX")
+        if kept is not None or self._troubled:  # the call waits no second time for a Valkey that is silent
+            return self._keep_near(digest, summary)
+        return await self.find(digest) or self._keep_near(digest, summary)
 
-    async def _ask(self, seconds_max: float, *command: bytes | str | int) -> object:
+    def _keep_near(self, digest: bytes, summary: str) -> str:
+        self._near[digest] = summary
+        if len(self._near) > NEAR_KEPT_MAX:
+            self._near.popitem(last=False)
+        return summary
+
+    async def _ask(self, *command: bytes | str | int) -> object:
         try:
-            async with asyncio.timeout(seconds_max):
+            async with asyncio.timeout(SECONDS_MAX):
                 answer: object = await self._link.ask(*command)
         except (ValkeyError, TimeoutError) as error:
             if not self._troubled:

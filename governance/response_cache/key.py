@@ -38,8 +38,8 @@ def entry_digest(
 
     `secret`: the tenant's own, so that whoever reads Valkey cannot try out what was asked. `headers`: those
     that go upstream, of which only anthropic-* count; in any order. `body`: one JSON object that was accepted
-    before, so no key is in it twice. `volatile`: top-level fields that make no difference to this rule; a rule
-    to which they do is given none of its answers.
+    before, so no key is in it twice. `volatile`: top-level fields that make no difference to this rule;
+    another rule, to which they do, is given none of its answers.
     `also`: what the rule keeps that others do not, so that they do not get it either; signed thinking is of
     use with one `account` upstream only.
     """
