@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from governance.gateway.upstream_quota import Quota
     from governance.routing.route import Route
 
-_VISIBLE = dict.fromkeys(range(32), "?")
+VISIBLE = bytes(code if 32 <= code < 127 else ord("?") for code in range(256))
 """A line break in the name of a rule would begin another header."""
 
 
@@ -239,9 +239,9 @@ class Exchange:
         return session and session[:TEXT_LENGTH_MAX]
 
     @property
-    def decision_text(self) -> str:
+    def decision_header(self) -> bytes:
         """The header `exchequer-decision`: what was decided beside letting the call pass."""
         if not self.decision:
-            return "allowed"
+            return b"allowed"
         told = [f"{name}={value}" for name, value in self.decision.items() if isinstance(value, int | str)]
-        return "; ".join(("allowed", *told)).encode("ascii", "replace").decode().translate(_VISIBLE)
+        return "; ".join(("allowed", *told)).encode("ascii", "replace").translate(VISIBLE)

@@ -100,7 +100,7 @@ async def replay(exchange: "Exchange", first: Claimed) -> GatewayResponse:
     headers = [
         *reply.headers,
         (b"exchequer-call-id", str(exchange.id).encode()),
-        (b"exchequer-decision", exchange.decision_text.encode()),
+        (b"exchequer-decision", exchange.decision_header),
         (b"exchequer-replayed", b"true"),
         *PRIVATE,
         (b"exchequer-cost-usd", b"0.00"),

@@ -17,7 +17,7 @@ from governance.gateway import errors, facts, idempotency
 from governance.gateway.attempt import Attempt
 from governance.gateway.charging import Charge
 from governance.gateway.errors import Refusal, envelope, error_body
-from governance.gateway.exchange import Exchange
+from governance.gateway.exchange import VISIBLE, Exchange
 from governance.gateway.responses import GatewayResponse
 from governance.gateway.sse import UNDECODABLE, StreamTap, UnreadableEncoding, unpacked
 from governance.gateway.upstream import Lost, TimedOut, read_body
@@ -50,9 +50,6 @@ _STRIPPED = frozenset(
 _STRIPPED_PREFIXES = (b"anthropic-ratelimit-", b"anthropic-priority-", b"anthropic-fast-", b"exchequer-")
 
 
-_VISIBLE = bytes(code if 32 <= code < 127 else ord("?") for code in range(256))
-
-
 class _Error(msgspec.Struct):
     type: str
 
@@ -79,7 +76,7 @@ def own_headers(exchange: Exchange) -> list[tuple[bytes, bytes]]:
     """What we say of any call that is answered, wherever its answer came from."""
     headers = [
         (b"exchequer-call-id", msgspec.json.encode(exchange.id)[1:-1]),
-        (b"exchequer-decision", exchange.decision_text.encode()),
+        (b"exchequer-decision", exchange.decision_header),
         (b"exchequer-cache", exchange.cache.encode()),
     ]
     if exchange.asked is not None:
@@ -96,14 +93,14 @@ def say_decision_again(exchange: Exchange, response: GatewayResponse) -> None:
     """More was decided after upstream's answer was made ready for the client."""
     name = b"exchequer-decision"
     response.wire_headers = [
-        (given, exchange.decision_text.encode() if given == name and value.startswith(b"allowed") else value)
+        (given, exchange.decision_header if given == name and value.startswith(b"allowed") else value)
         for given, value in response.wire_headers
     ]
 
 
 def _header_value(text: str | None) -> bytes:
     """A text that came from outside, as it may stand in a header: a line break would begin another one."""
-    return (text or "").encode("ascii", "replace").translate(_VISIBLE)
+    return (text or "").encode("ascii", "replace").translate(VISIBLE)
 
 
 def budget_headers(attempt: Attempt) -> list[tuple[bytes, bytes]]:

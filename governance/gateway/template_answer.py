@@ -43,7 +43,7 @@ def template_answer(exchange: "Exchange", text: str) -> GatewayResponse:
         (b"cache-control", b"private, no-store"),
         (b"request-id", call_id),
         (b"exchequer-call-id", call_id),
-        (b"exchequer-decision", exchange.decision_text.encode()),
+        (b"exchequer-decision", exchange.decision_header),
         (b"exchequer-cost-usd", b"0.00"),
     ]
     return GatewayResponse(200, headers, body)
