@@ -31,5 +31,12 @@ def may_change_policy(access: Access, policy: RoutingPolicy) -> bool:
 
 
 def _lineages(team_ids: Any) -> list[str]:
-    found = ApiKey.objects.filter(team_id__in=list(team_ids)).values_list("lineage_id", flat=True)
+    """Of keys of these teams. A key that moved leaves its revoked rotations behind: it is where it went."""
+    teams = list(team_ids)
+    elsewhere = ApiKey.objects.filter(revoked_at=None).exclude(team_id__in=teams).values("lineage_id")
+    found = (
+        ApiKey.objects.filter(team_id__in=teams)
+        .exclude(lineage_id__in=elsewhere)
+        .values_list("lineage_id", flat=True)
+    )
     return [str(lineage_id) for lineage_id in found]

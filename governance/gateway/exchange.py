@@ -175,6 +175,11 @@ class Exchange:
             self.body_bytes_taken = 0
 
     @property
+    def is_dry_run(self) -> bool:
+        """Its caller only wants to know what would become of it: whatever that is, it is no call."""
+        return self.inbound.dry_run and self.path == "/v1/messages"
+
+    @property
     def authenticated(self) -> bool:
         """Is it known whose call this is? Then `key` is there, though it may be a revoked one."""
         return self._key is not None

@@ -205,6 +205,8 @@ class Gateway:
         held the call is its attempt's to count and to record, unless that has ended and waits: earlier.py."""
         if exchange.held_ms is not None and exchange.id not in self.unended:
             return envelope(refusal, str(exchange.id))
+        if exchange.is_dry_run:
+            return envelope(refusal, str(exchange.id))
         self.metrics.calls[Outcome.REFUSED, refusal.reason] += 1
         if exchange.authenticated:
             self._record(call_record.of_call(exchange, Outcome.REFUSED, refusal.status, refusal.reason))

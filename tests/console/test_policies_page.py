@@ -13,7 +13,7 @@ from django.core.management import call_command
 from governance.audit.models import AuditEvent
 from governance.routing.models import PolicyVersion, RoutingPolicy
 from governance.routing.policies import create_policy, publish, save_draft, set_enabled
-from tenants.keys import issue_key
+from tenants.keys import issue_key, move_key, revoke_key, rotate_key
 from tenants.scope import platform_scope
 from tests.console.cast import House, browser, make_call, policy_text
 from tests.tenants.makers import make_team, make_user
@@ -178,6 +178,19 @@ def test_leads_change_their_teams_and_its_keys_policies_and_read_the_tenants(ali
     assert lead.post(page(alice.policy, "publish"), {"note": ""}).status_code == 200  # nothing is new in it
     save_draft(alice.policy, OTHER)
     assert lead.post(page(alice.policy, "publish"), {"note": ""}).status_code == 302
+
+
+def test_a_key_that_went_to_another_team_is_no_longer_its_old_leads_to_govern(alice: House) -> None:
+    """A revoked rotation of it stays behind in the old team."""
+    lead = browser(alice.person("lead", in_team=True))
+    with platform_scope():
+        theirs = rotate_key(alice.key.key, 3600).key
+        revoke_key(alice.key.key, "leaked")
+        move_key(theirs, make_team(alice.tenant, "Elsewhere"), reason="they took it over")
+    mine = create_policy(alice.tenant, scope="key", ref=str(theirs.pk), name="Moved", draft=OTHER)
+    lead.post(page(mine, "publish"), {"note": ""})
+    assert [policy.live for policy in policies_of(alice) if policy.name == "Moved"] == [None]
+    assert "Moved" not in lead.get(LIST).content.decode()
 
 
 def test_viewers_read_policies_and_versions_and_change_nothing(alice: House) -> None:

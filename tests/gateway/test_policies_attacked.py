@@ -126,3 +126,12 @@ def test_a_policy_may_itself_send_calls_where_nobody_may_go_by_asking(stack: Sta
     )
     assert post(stack, account).json()["model"] == "claude-opus-5-5"
     assert post(stack, account, {**ASK, "model": "claude-opus-5-5"}).status_code == 400
+
+
+def test_a_dry_run_of_what_is_denied_says_so_and_is_no_refused_call(stack: Stack, account: Account) -> None:
+    govern(account, "rules: [{name: a, when: {tiers: [sonnet]}, then: {deny: Not with Sonnet.}}]")
+    dry = post(stack, account, headers={"exchequer-dry-run": "true"})
+    assert (dry.status_code, "Not with Sonnet." in dry.text) == (400, True)
+    assert post(stack, account).status_code == 400
+    (call,) = account.wait_for_calls(1)
+    assert str(call.id) != dry.headers["exchequer-call-id"]
