@@ -19,7 +19,7 @@ down: venv
 	@$(PY) manage.py down
 
 test: venv
-	@$(PY) -m pytest -n auto --dist loadfile $(ARGS)
+	@$(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: venv
 	.venv/bin/ruff check

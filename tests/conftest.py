@@ -41,6 +41,7 @@ hypothesis_settings.load_profile("exchequer")
 
 PROJECT = Path(__file__).resolve().parent.parent
 TEMPLATE = "exchequer_template"
+LONG = {"promise", "soak", "faults", "ops", "desk"}
 _servers, _running = pytest.StashKey[EmbeddedServers](), pytest.StashKey[RunningServers]()
 
 
@@ -53,6 +54,11 @@ def pytest_configure(config: pytest.Config) -> None:
     _start_servers(config)
     if not config.getoption("numprocesses", None):
         _use_own_clone("main", valkey_database=0)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Folders of few and long tests first: two workers share the files, and nobody waits for the last one."""
+    items.sort(key=lambda item: item.path.parent.name not in LONG)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

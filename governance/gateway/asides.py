@@ -52,7 +52,7 @@ def question(exchange: "Exchange", model: str, *, system: str, text: str, max_to
 async def ask(exchange: "Exchange", question: Request, purpose: str, seconds_max: float) -> tuple[bytes, str]:
     """The answer's raw content, or b"" and why there is none, in a word. KeyTaken when another call was made
     under the Idempotency-Key, which the call's first hold finds out."""
-    why_not = other_model.forbidden(exchange, question.model)
+    why_not = other_model.why_not_allowed(exchange, question.model)
     if why_not is not None:
         return b"", why_not
     aside = exchange.aside(question)

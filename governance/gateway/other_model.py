@@ -16,7 +16,7 @@ type Before = tuple[Request, Request | None, Asked | None, str | None]
 
 def request_for(exchange: Exchange, model: str) -> Request | str:
     """The request for that model, or the reason why it cannot be asked."""
-    why_not = forbidden(exchange, model)
+    why_not = why_not_allowed(exchange, model)
     if why_not is not None:
         return why_not
     key, request = exchange.key, exchange.request
@@ -30,7 +30,7 @@ def request_for(exchange: Exchange, model: str) -> Request | str:
         return "incompatible"
 
 
-def forbidden(exchange: Exchange, model: str) -> str | None:
+def why_not_allowed(exchange: Exchange, model: str) -> str | None:
     """Why that model may not be asked for this call, by its key or the operator, whatever a policy says."""
     key = exchange.key
     if key.allowed_models and model not in key.allowed_models:
