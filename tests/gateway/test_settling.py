@@ -115,7 +115,7 @@ def test_a_call_that_fails_unexpectedly_is_recorded_by_its_attempt_once_it_has_o
     gateway.metrics = Metrics()
     gateway.desk, gateway.unended = SimpleNamespace(record=recorded.append), {}
     gateway._watch = lambda _: None
-    exchange: Any = SimpleNamespace(id=uuid4(), authenticated=True, held_ms=held_ms)
+    exchange: Any = SimpleNamespace(id=uuid4(), authenticated=True, held_ms=held_ms, is_dry_run=False)
     assert gateway.refuse(exchange, errors.INTERNAL).status_code == 500
     assert recorded == ["a call"] * times
     assert sum(gateway.metrics.calls.values()) == times
