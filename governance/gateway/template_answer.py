@@ -1,12 +1,13 @@
 """An answer that a policy gives by itself: nothing is sent to Claude, and nothing is paid."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from governance.calls.models import Outcome
 from governance.gateway import call_record
 from governance.gateway.responses import GatewayResponse
+from governance.response_cache.replay import events_of_message
 
 if TYPE_CHECKING:
     from governance.gateway.exchange import Exchange
@@ -33,7 +34,7 @@ def template_answer(exchange: "Exchange", text: str) -> GatewayResponse:
         "usage": _NOTHING,
     }
     stream = exchange.request.stream
-    body = _events(message, text) if stream else _encode(message)
+    body = events_of_message(_encode(message)) if stream else _encode(message)
     exchange.first_byte_ms = exchange.elapsed_ms()
     exchange.gateway.record(call_record.of_call(exchange, Outcome.SERVED, 200, "template_answer"))
     call_id = str(exchange.id).encode()
@@ -47,22 +48,3 @@ def template_answer(exchange: "Exchange", text: str) -> GatewayResponse:
         (b"exchequer-cost-usd", b"0.00"),
     ]
     return GatewayResponse(200, headers, body)
-
-
-def _events(message: dict[str, Any], text: str) -> bytes:
-    begun = message | {"content": [], "stop_reason": None}
-    events = (
-        {"type": "message_start", "message": begun},
-        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
-        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": text}},
-        {"type": "content_block_stop", "index": 0},
-        {
-            "type": "message_delta",
-            "delta": {"stop_reason": "end_turn", "stop_sequence": None},
-            "usage": {"output_tokens": 0},
-        },
-        {"type": "message_stop"},
-    )
-    return b"".join(
-        b"event: %b\ndata: %b\n\n" % (str(event["type"]).encode(), _encode(event)) for event in events
-    )
