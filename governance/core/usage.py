@@ -58,6 +58,15 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
         )
 
     @property
+    def uncached(self) -> "Usage":
+        """The same tokens with the whole prompt as plain input."""
+        return Usage(
+            input_tokens=self.prompt_tokens,
+            output_tokens=self.output_tokens,
+            web_search_requests=self.web_search_requests,
+        )
+
+    @property
     def cache_creation_input_tokens(self) -> int:
         return self.cache_creation_5m_tokens + self.cache_creation_1h_tokens
 

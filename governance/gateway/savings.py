@@ -59,7 +59,7 @@ def of_answer(
 ) -> Savings:
     """`answer_nanos`: what the attempt cost whose answer the client got; `cost_nanos`: all attempts."""
     served = tuple(passes)
-    uncached = tuple(replace(each, usage=without_caching(each.usage)) for each in served)
+    uncached = tuple(replace(each, usage=each.usage.uncached) for each in served)
     routed = _cost(book, uncached, at)
     as_asked = tuple(_on_model(each, asked.model, book) for each in uncached)
     unrouted = _cost(book, as_asked, at)
@@ -85,21 +85,12 @@ def of_hit(asked: Asked, passes: Iterable[Pass], book: PriceBook, at: datetime) 
 def _uncached(served: Pass) -> Pass:
     if not is_cached(served.usage):
         return served
-    return replace(served, usage=without_caching(served.usage))
+    return replace(served, usage=served.usage.uncached)
 
 
 def is_cached(usage: Usage) -> bool:
     """Whether a prompt cache was read from or written to."""
     return usage.prompt_tokens != usage.input_tokens
-
-
-def without_caching(usage: Usage) -> Usage:
-    """The same tokens, all of them plain input."""
-    return Usage(
-        input_tokens=usage.prompt_tokens,
-        output_tokens=usage.output_tokens,
-        web_search_requests=usage.web_search_requests,
-    )
 
 
 def _on_model(served: Pass, model: str, book: PriceBook) -> Pass:

@@ -139,7 +139,9 @@ class Memory:
         """What the reply to a marked prompt says was read and written, and what that was worth at the prices
         of `at`; the worth of this reply alone is returned. `began`: when the call did."""
         prefix, used = self.prefix(digest), total_usage(passes)
-        plain_nanos = book.rate([_without_cache(each) for each in passes], at).cost_nanos
+        plain_nanos = book.rate(
+            [msgspec.structs.replace(each, usage=each.usage.uncached) for each in passes], at
+        ).cost_nanos
         unread_nanos = book.rate([_without_reads(each) for each in passes], at).cost_nanos
         prefix.replies += 1
         worth = Worth(
@@ -197,12 +199,6 @@ def first_change(before: Pieces, now: Pieces) -> str | None:
 def _first_difference(one: Sequence[bytes], other: Sequence[bytes]) -> int:
     pairs = enumerate(zip(one, other, strict=False))
     return next((index for index, (a, b) in pairs if a != b), min(len(one), len(other)))
-
-
-def _without_cache(served: Pass) -> Pass:
-    used = served.usage
-    plain = Usage(used.prompt_tokens, 0, 0, 0, used.output_tokens, used.web_search_requests)
-    return msgspec.structs.replace(served, usage=plain)
 
 
 def _without_reads(served: Pass) -> Pass:
