@@ -1,7 +1,9 @@
 """Which model a conversation is on: changing it would throw away its prompt cache and its signed thinking.
 
-A conversation is known by the model that it asks for, and the session that its caller names, else how it
-began: its first user message.
+It is on the model that answered it last, whether a rule chose that one or it came up on the way: a fallback,
+the second step of a cascade, a budget without room for another.
+A conversation is known by the model that it asks for, the session that its caller names, and how it began:
+its first user message. A session's agents have a conversation each.
 Its model is remembered in this process and, for the other workers, in Valkey. Should both have forgotten it,
 its next turn is routed like a new one.
 """
@@ -9,11 +11,13 @@ its next turn is routed like a new one.
 import asyncio
 import hashlib
 import logging
+from collections.abc import Iterator
 from time import monotonic
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from governance.gateway.request import ABSENT, Fields, value_of
 from governance.valkey.link import SECONDS_MAX, Link, ValkeyError
 
 if TYPE_CHECKING:
@@ -25,6 +29,8 @@ KEPT_MAX = 100_000
 """Conversations in memory, about 20 MB; the longest unused is forgotten first."""
 KEEP_SECONDS = 24 * 3600
 MODEL_BYTES_MAX = 128
+PIECE_BYTES_MAX = 64 * 1024
+"""Of each block that a conversation began with; of a longer one its length is looked at too."""
 WRITE_SECONDS_MAX = 1.0
 """No caller waits for it."""
 
@@ -101,11 +107,32 @@ def _name(conversation: bytes) -> str:
 
 
 def conversation_of(exchange: "Exchange") -> bytes:
-    """16 bytes; never the same for two tenants or two keys. By what the client sent, whatever a rewrite made
-    of it. A session's agents ask for a model each: those of one model are on one conversation."""
-    key, asked = exchange.key, exchange.asked or exchange.request
-    began: object = exchange.session
-    if began is None:
-        began = next((turn for turn in asked.fields.messages if turn.role == "user"), None)
-    about = _encode((key.lineage_id, exchange.session is None, began, asked.model))
-    return hashlib.sha256(key.tenant.fingerprint_key + about).digest()[:16]
+    """16 bytes; never the same for two tenants or two keys. By what the client sent, before any rewrite."""
+    key, asked = exchange.key, exchange.request
+    about = _encode((key.lineage_id, exchange.session, asked.model))
+    hashed = hashlib.sha256(key.tenant.fingerprint_key + about)
+    first = next((turn for turn in asked.fields.messages if turn.role == "user"), None)
+    for piece in () if first is None else _pieces(first.content):
+        hashed.update(b"%d " % len(piece))
+        hashed.update(piece[:PIECE_BYTES_MAX])
+    return hashed.digest()[:16]
+
+
+def _pieces(content: str | list[Fields]) -> Iterator[bytes]:
+    """What is the same in every turn: clients mark the newest message for the prompt cache, and may write a
+    text that they mark as a block."""
+    if isinstance(content, str):
+        yield content.encode("utf-8", "surrogatepass")
+        return
+    for block in content:
+        text = value_of(block.get("text", ABSENT), str)
+        if text is not None:
+            yield text.encode("utf-8", "surrogatepass")
+        else:
+            yield _encode({name: raw for name, raw in block.items() if name != "cache_control"})
+
+
+def answered(exchange: "Exchange") -> None:
+    """The model that was asked has answered: where the call's conversation is to stay on one, that is it."""
+    if exchange.conversation is not None:
+        exchange.gateway.conversations.remember(exchange.conversation, exchange.request.model)

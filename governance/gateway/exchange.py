@@ -50,6 +50,7 @@ class Exchange:
         "cache",
         "claim",
         "client_left",
+        "conversation",
         "decision",
         "earlier",
         "early_facts",
@@ -105,6 +106,8 @@ class Exchange:
         self.taken: Taken | None = None
         self.quota: Quota | None = None
         self.route: Route | None = None
+        self.conversation: bytes | None = None
+        """Where it is to stay on one model: conversations.py."""
         self.prompt_prefix: tuple[str, bytes] | None = None
         self.earlier: Earlier | None = None
         self.cache = "off"

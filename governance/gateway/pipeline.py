@@ -12,6 +12,7 @@ from governance.gateway import (
     cached_replies,
     call_record,
     cascade,
+    conversations,
     dry_run,
     errors,
     fallbacks,
@@ -49,6 +50,7 @@ async def create_message(exchange: Exchange) -> GatewayResponse:
         if exchange.route is not None and exchange.route.cache is not None and not exchange.inbound.dry_run:
             kept = await cached_replies.find(exchange)
             if kept is not None:
+                conversations.answered(exchange)
                 return kept
         if exchange.route is not None and exchange.route.prompt_cache is not None:
             prompt_caching.mark(exchange)

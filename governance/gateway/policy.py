@@ -50,6 +50,8 @@ async def decide(exchange: "Exchange") -> GatewayResponse | None:
     reasons: list[str] = []
     if key.router.denies_models:
         route = _without_denied(key.router, route, facts, reasons)
+    if route.sticky and key.router.changes_models:
+        exchange.conversation = conversation_of(exchange)
     on = await _conversation_model(exchange, route, facts)
     if on is not None and key.router.denial(facts, on, route.policies.get("model")) is not None:
         on = None
@@ -71,8 +73,6 @@ async def decide(exchange: "Exchange") -> GatewayResponse | None:
     _take(exchange, sent)
     about["rewrites"] = sent.names
     about["not_done"] = [*reasons, *more_reasons, *sent.reasons]
-    if route.sticky and key.router.chooses_models and not exchange.inbound.dry_run:
-        exchange.gateway.conversations.remember(conversation_of(exchange), exchange.request.model)
     return None
 
 
@@ -104,11 +104,9 @@ def _about(route: Route) -> dict[str, Any]:
 
 async def _conversation_model(exchange: "Exchange", route: Route, facts: CallFacts) -> str | None:
     """The model that the call's conversation is to stay on; None where that is not known, or not wanted."""
-    router = exchange.key.router
-    assert router is not None
-    if not (route.sticky and router.chooses_models) or facts.first_turn or route.budget_forces:
+    if exchange.conversation is None or facts.first_turn or route.budget_forces:
         return None
-    return await exchange.gateway.conversations.model(conversation_of(exchange))
+    return await exchange.gateway.conversations.model(exchange.conversation)
 
 
 def _without_denied(router: Router, route: Route, facts: CallFacts, reasons: list[str]) -> Route:

@@ -123,7 +123,7 @@ class Router:
         "_routes",
         "_wanted",
         "asks",
-        "chooses_models",
+        "changes_models",
         "denies_models",
         "policies",
     )
@@ -133,7 +133,7 @@ class Router:
         self._programs: dict[str, tuple[Program, ...]] = {}
         rules = [rule for rules in policies for rule in rules]
         self.asks: frozenset[str] = frozenset().union(*(rule.asks for rule in rules))
-        self.chooses_models = any(action.kind == "model" for rule in rules for action in rule.actions)
+        self.changes_models = any(action.kind in _MODELS for rule in rules for action in rule.actions)
         self._names = names
         self._named_models = frozenset().union(*(rule.models for rule in rules if rule.models is not None))
         self._routes: dict[tuple[object, ...], Route] = {}

@@ -1,0 +1,138 @@
+"""A conversation stays on the model that answered it, however it came there."""
+
+import secrets
+from typing import Any
+
+from governance.budgets.limits import change_budget
+from governance.budgets.models import Budget
+from governance.core.money import nanos_to_usd, usd_to_nanos
+from tenants.scope import platform_scope
+from tests.gateway.asking import ASK, HELLO, post, script
+from tests.gateway.policies import govern
+from tests.gateway.test_fallbacks import degrade, failing, fall_back, room_for
+from tests.harness import Account, Stack, make_tenant
+
+ASKED, CHEAP, DEAR = "claude-sonnet-5-5", "claude-haiku-5-5", "claude-opus-5-5"
+LATER: list[Any] = [
+    *HELLO,
+    {"role": "assistant", "content": "Hello."},
+    {"role": "user", "content": "And now?"},
+]
+CASCADE = """
+    rules:
+      - name: Cheap first
+        then: {route: {cascade: {first: {tier: haiku}, then: {tier: opus}, checks: [hedging]}}}
+"""
+
+
+def answered_by(stack: Stack, account: Account, messages: list[Any], **headers: Any) -> str:
+    response = post(stack, account, {**ASK, "messages": messages}, **headers)
+    assert response.status_code == 200, response.text
+    return str(response.headers["exchequer-model"])
+
+
+def test_after_a_fallback_it_stays_with_the_model_that_answered(stack: Stack, account: Account) -> None:
+    fall_back(account, CHEAP)
+    assert answered_by(stack, account, HELLO, headers=failing(account, 1)) == CHEAP
+    assert answered_by(stack, account, LATER) == CHEAP
+    account.wait_for_calls(2)
+    assert [attempt.requested_model for attempt in account.attempts()] == [ASKED, CHEAP, CHEAP]
+
+
+def test_a_model_that_did_not_answer_either_is_none_to_stay_with(stack: Stack, account: Account) -> None:
+    fall_back(account, CHEAP)
+    assert answered_by(stack, account, HELLO) == ASKED
+    failed = post(stack, account, {**ASK, "messages": LATER}, headers=failing(account, 2))
+    assert failed.status_code == 529
+    assert answered_by(stack, account, LATER) == ASKED
+
+
+def test_where_a_policy_says_sticky_false_the_next_turn_is_as_asked_again(
+    stack: Stack, account: Account
+) -> None:
+    govern(
+        account, f"{{sticky: false, rules: [{{name: a rule, then: {{fallbacks: [{{model: {CHEAP}}}]}}}}]}}"
+    )
+    assert answered_by(stack, account, HELLO, headers=failing(account, 1)) == CHEAP
+    assert answered_by(stack, account, LATER) == ASKED
+
+
+def test_after_a_budget_had_no_room_it_stays_on_the_cheaper_model_and_a_new_one_does_not(
+    stack: Stack,
+) -> None:
+    ask = {**ASK, "max_tokens": 4000}
+    least, most = (room_for(stack, {**ask, "model": model}) for model in (CHEAP, ASKED))
+    account = make_tenant(nanos_to_usd((least + most) // 2))
+    degrade(account, CHEAP)
+    assert post(stack, account, ask).headers["exchequer-model"] == CHEAP
+    with platform_scope():
+        change_budget(Budget.objects.get(pk=account.budget_id), limit_nanos=usd_to_nanos("100"))
+    assert post(stack, account, {**ask, "messages": LATER}).headers["exchequer-model"] == CHEAP
+    assert post(stack, account, ask).headers["exchequer-model"] == ASKED
+
+
+def test_after_an_escalation_it_stays_with_the_better_model(stack: Stack, account: Account) -> None:
+    govern(account, CASCADE)
+    unsure = script(text="I don't know.")
+    assert answered_by(stack, account, HELLO, headers=unsure) == DEAR
+    assert answered_by(stack, account, LATER, headers=unsure) == DEAR
+    account.wait_for_calls(2)
+    assert [attempt.requested_model for attempt in account.attempts()] == [CHEAP, DEAR, DEAR]
+
+
+def test_after_an_escalation_in_vain_it_stays_with_the_model_whose_reply_was_given(
+    stack: Stack, account: Account
+) -> None:
+    govern(account, CASCADE)
+    slug = account.tenant.slug
+    failed = script(id=slug, tag=slug, text="I don't know.", error={"type": "overloaded_error", "after": 1})
+    assert answered_by(stack, account, HELLO, headers=failed) == CHEAP
+    assert answered_by(stack, account, LATER) == CHEAP
+
+
+def test_an_answer_from_the_cache_begins_a_conversation_too(stack: Stack, account: Account) -> None:
+    govern(
+        account,
+        """
+        rules:
+          - name: Beginnings go to Haiku
+            when: {turn: first}
+            then: {route: {tier: haiku}, cache: {ttl_seconds: 60, scope: tenant}}
+        """,
+    )
+    assert answered_by(stack, account, HELLO) == CHEAP
+    account.wait_for_calls(1)
+    session = {"x-claude-code-session-id": f"session-{secrets.token_hex(4)}"}
+    response = post(stack, account, {**ASK, "messages": HELLO}, headers=session)
+    assert response.headers["exchequer-cache"] == "hit"
+    assert answered_by(stack, account, LATER, headers=session) == CHEAP
+
+
+def test_an_agent_beside_it_moves_no_conversation_of_the_same_session(stack: Stack, account: Account) -> None:
+    """Claude Code's main agent and its sub-agents name one session and may ask for one model."""
+    govern(
+        account,
+        """
+        rules:
+          - name: Small jobs
+            when: {turn: first, words: {at_most: 4}}
+            then: {route: {tier: haiku}}
+          - name: Others
+            when: {turn: first}
+            then: {route: {tier: sonnet}}
+        """,
+    )
+    session = {"x-claude-code-session-id": f"session-{secrets.token_hex(4)}"}
+    text = {"type": "text", "text": "Rename the function in every module, please."}
+    marked = {**text, "cache_control": {"type": "ephemeral"}}  # as the newest message is, and later is not
+    ask: dict[str, Any] = {**ASK, "model": DEAR}
+
+    def model(content: Any, *more: Any) -> str:
+        messages = [{"role": "user", "content": content}, *more]
+        return str(post(stack, account, {**ask, "messages": messages}, headers=session).json()["model"])
+
+    assert model([marked]) == ASKED
+    assert model("Look around.") == CHEAP
+    assert model([text], *LATER[1:]) == ASKED
+    assert model(text["text"], *LATER[1:]) == ASKED
+    assert model("Look around.", *LATER[1:]) == CHEAP
