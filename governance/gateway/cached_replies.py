@@ -66,6 +66,7 @@ class CachedReplies:
         self.counts[what] += 1
 
     def stop(self) -> None:
+        self.lookups.stop()
         for link in self._links:
             link.close()
 

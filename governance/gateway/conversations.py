@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from governance.gateway.lookups import Lookups
 from governance.gateway.request import ABSENT, Fields, value_of
-from governance.valkey.link import SECONDS_MAX, Link, ValkeyError
+from governance.valkey.link import Link, ValkeyError
 
 if TYPE_CHECKING:
     from governance.gateway.exchange import Exchange
@@ -40,8 +41,10 @@ _encode = msgspec.json.Encoder().encode
 class Conversations:
     """Conversation → model id. Ids are digests under the tenant's own key."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, lookups: Lookups) -> None:
+        """`link` is for writing."""
         self._link = link
+        self._lookups = lookups
         self._models: dict[bytes, tuple[str, float]] = {}
         self._troubled = False
         self._writing: set[asyncio.Task[None]] = set()
@@ -51,14 +54,8 @@ class Conversations:
         found = self._models.get(conversation)
         if found is not None and monotonic() - found[1] < KEEP_SECONDS:
             return found[0]
-        try:
-            async with asyncio.timeout(SECONDS_MAX):
-                name = await self._link.ask("GET", _name(conversation))
-        except (ValkeyError, TimeoutError) as error:
-            self._report(error)
-            return None
-        self._troubled = False
-        if not isinstance(name, bytes) or not 0 < len(name) <= MODEL_BYTES_MAX:
+        name = await self._lookups.get(_name(conversation), counted=False)
+        if not name or len(name) > MODEL_BYTES_MAX:
             return None
         model = name.decode("ascii", "replace")
         self._keep(conversation, model)
@@ -84,6 +81,7 @@ class Conversations:
         try:
             async with asyncio.timeout(WRITE_SECONDS_MAX):
                 await self._link.ask("SET", _name(conversation), model, "EX", KEEP_SECONDS)
+            self._troubled = False
         except (ValkeyError, TimeoutError) as error:
             self._report(error)
 

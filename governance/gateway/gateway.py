@@ -75,7 +75,6 @@ class Gateway:
         store: SnapshotStore,
         upstream: Upstream,
         kept_replies: KeptReplies,
-        conversations: Conversations,
         cached_replies: CachedReplies,
         body_budget: BodyBudget,
         limits: Limits,
@@ -86,8 +85,9 @@ class Gateway:
         self.store = store
         self.upstream = upstream
         self.kept_replies = kept_replies
-        self.conversations = conversations
         self.cached_replies = cached_replies
+        self.conversations = Conversations(Link(redis_url), cached_replies.lookups)
+        self.summaries = Summaries(Link(redis_url), cached_replies.lookups)
         self.body_budget = body_budget
         self.limits = limits
         self.periods = PeriodRows()
@@ -101,7 +101,6 @@ class Gateway:
         self.breaker = Breaker(store, BREAKER_SECONDS)
         self.unended: dict[UUID, Earlier] = {}
         self.labels = Labels()
-        self.summaries = Summaries(Link(redis_url))
         self._publisher: asyncio.Task[None] | None = None
 
     @classmethod
@@ -132,7 +131,6 @@ class Gateway:
                 idle_seconds_max=settings.GATEWAY_STREAM_IDLE_SECONDS_MAX,
             ),
             kept_replies=KeptReplies(Link(settings.REDIS_URL), settings.GATEWAY_KEPT_REPLY_BYTES_MAX),
-            conversations=Conversations(Link(settings.REDIS_URL)),
             cached_replies=CachedReplies(Link(settings.REDIS_URL), Link(settings.REDIS_URL)),
             body_budget=BodyBudget(
                 settings.GATEWAY_BODY_BYTES_IN_FLIGHT_MAX, settings.GATEWAY_BODY_BYTES_PER_TENANT_MAX
@@ -190,7 +188,7 @@ class Gateway:
             notes.append(
                 "Valkey does not answer: each worker keeps an equal share of every limit on calls by itself."
             )
-        if self.cached_replies.lookups.troubled:
+        if self.cached_replies.lookups.away:
             notes.append("Valkey does not answer, or not within 50 ms: calls are made without kept answers.")
         return notes
 

@@ -1,7 +1,8 @@
-"""Looking up kept answers: what is asked for while one MGET is on its way shares the next.
+"""Looking up what is kept in Valkey, for all who do: what is asked for while one MGET is on its way shares
+the next.
 
-Nobody waits longer than SECONDS_MAX: who gets no value by then goes on without. After that Valkey is left
-alone for a moment, so that an outage delays a few calls and not all of them.
+Nobody waits longer than SECONDS_MAX: who gets no value by then goes on without. From then on nobody waits at
+all, until Valkey has answered a probe in time: an outage delays one call in a process, and not all of them.
 """
 
 import asyncio
@@ -14,9 +15,8 @@ from governance.valkey.link import SECONDS_MAX, Link
 
 log = logging.getLogger(__name__)
 
-AWAY_SECONDS = 0.5
-STRIKES = 3
-"""So many times in a row that nothing came in time are an outage; fewer are a busy machine."""
+PROBE_SECONDS = 0.1
+"""Between the answer to one probe, which came late or not at all, and the next."""
 NO_ANSWER = b""
 """What is told where Valkey did not, or not in time; no value of ours is empty."""
 LATE_SECONDS = 0.02
@@ -26,13 +26,14 @@ LATE_SECONDS = 0.02
 class _Batch:
     """Names that are asked for together, and who waits for each."""
 
-    __slots__ = ("due", "over", "timer", "waiting")
+    __slots__ = ("counted", "due", "over", "timer", "waiting")
 
     def __init__(self) -> None:
         self.waiting: dict[str, list[asyncio.Future[bytes | None]]] = {}
         self.timer: asyncio.TimerHandle | None = None
         self.due = 0.0
         self.over = False
+        self.counted = 0
 
     def end(self, values: list[Any] | None) -> None:
         """Everybody gets a value; NO_ANSWER without any."""
@@ -47,29 +48,26 @@ class _Batch:
 
 
 class Lookups:
-    """`count` is told of what went wrong: "late" or "away", once for each caller."""
+    """`count` is told of what went wrong: "late" or "away", once for each look-up that is counted."""
 
     def __init__(self, link: Link, count: Callable[[str], None]) -> None:
         self._link = link
         self._count = count
         self._gathering: _Batch | None = None
         self._flying: _Batch | None = None
-        self._away_until = 0.0
-        self._strikes = 0
-        self.troubled = False
+        self._next_probe: asyncio.TimerHandle | None = None
+        self._stopped = False
+        self.away = False
+        """Valkey did not answer in time, and no probe since: it is not asked."""
 
-    @property
-    def away(self) -> bool:
-        """Valkey is being left alone."""
-        return self.troubled and asyncio.get_running_loop().time() < self._away_until
-
-    def get(self, name: str) -> "asyncio.Future[bytes | None]":
+    def get(self, name: str, *, counted: bool = True) -> "asyncio.Future[bytes | None]":
         """The value of that name; None where there is none. Names that are asked for one right after the
         other are read at the same moment."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[bytes | None] = loop.create_future()
         if self.away:
-            self._count("away")
+            if counted:
+                self._count("away")
             future.set_result(NO_ANSWER)
             return future
         batch = self._gathering
@@ -80,6 +78,7 @@ class Lookups:
             if self._flying is None:
                 loop.call_soon(self._send)
         batch.waiting.setdefault(name, []).append(future)
+        batch.counted += counted
         return future
 
     async def in_time(self, replies: "Sequence[asyncio.Future[Any]]", until: float) -> None:
@@ -89,7 +88,7 @@ class Lookups:
             late_seconds = loop.time() - until
             if 0 <= late_seconds <= LATE_SECONDS:
                 self._count("late")
-                self._note("no answer in time")
+                self._leave_alone("no answer in time")
                 return
             if late_seconds > LATE_SECONDS:
                 until = loop.time() + LATE_SECONDS / 2
@@ -109,10 +108,8 @@ class Lookups:
         if failure is not None and not batch.over:
             self._give_up(batch, "away", str(failure))
             return
-        if failure is None:
-            self.troubled, self._strikes = False, 0
-            if not batch.over:
-                batch.end(reply.result())
+        if failure is None and not batch.over:
+            batch.end(reply.result())
         self._send()
 
     def _late(self, batch: _Batch) -> None:
@@ -127,18 +124,39 @@ class Lookups:
             self._gathering = None
         self._give_up(batch, "late", "no answer in time")
 
-    def _note(self, text: str) -> None:
-        if not self.troubled:
-            log.warning("Valkey: %s. Calls go on without kept answers meanwhile.", text)
-        self.troubled = True
-        self._strikes += 1
-        if self._strikes >= STRIKES:
-            self._away_until = asyncio.get_running_loop().time() + AWAY_SECONDS
-
     def _give_up(self, batch: _Batch, why: str, text: str) -> None:
-        self._note(text)
-        for futures in batch.waiting.values():
-            for _ in futures:
-                self._count(why)
+        self._end(batch, why)
+        self._leave_alone(text)
+
+    def _end(self, batch: _Batch, why: str) -> None:
+        for _ in range(batch.counted):
+            self._count(why)
         batch.end(None)
-        self._send()
+
+    # --- an outage --------------------------------------------------------------------------------
+    def _leave_alone(self, text: str) -> None:
+        """Who asks from now on gets no answer at once, and so does who has not been asked for yet."""
+        if self.away:
+            return
+        log.warning("Valkey: %s. Calls go on without what is kept there meanwhile.", text)
+        self.away = True
+        waiting, self._gathering = self._gathering, None
+        if waiting is not None:
+            self._end(waiting, "away")
+        self._probe()
+
+    def _probe(self) -> None:
+        asked_at = asyncio.get_running_loop().time()
+        self._link.ask("PING").add_done_callback(partial(self._probed, asked_at))
+
+    def _probed(self, asked_at: float, reply: "asyncio.Future[Any]") -> None:
+        loop = asyncio.get_running_loop()
+        if reply.exception() is None and loop.time() - asked_at <= SECONDS_MAX:
+            self.away = False
+        elif not self._stopped:
+            self._next_probe = loop.call_later(PROBE_SECONDS, self._probe)
+
+    def stop(self) -> None:
+        self._stopped = True
+        if self._next_probe is not None:
+            self._next_probe.cancel()

@@ -2,14 +2,12 @@
 same one: another wording would be another prompt to the prompt cache."""
 
 import asyncio
-import logging
 from collections import OrderedDict
 from time import monotonic
 
+from governance.gateway.lookups import Lookups
 from governance.valkey.link import SECONDS_MAX, Link, ValkeyError
 from tenants.secrets import open_reply, seal_reply
-
-log = logging.getLogger(__name__)
 
 KEEP_SECONDS = 24 * 3600
 FAILED_SECONDS = 300.0
@@ -23,9 +21,10 @@ class Summaries:
     """Digest → summary. A digest is of everything that the summary is made from, keyed with its tenant's own
     key; a value opens for its own digest only."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, lookups: Lookups) -> None:
+        """`link` is for writing."""
         self._link = link
-        self._troubled = False
+        self._lookups = lookups
         self._near: OrderedDict[bytes, str] = OrderedDict()
         self._failed: OrderedDict[bytes, float] = OrderedDict()
 
@@ -44,35 +43,28 @@ class Summaries:
         near = self._near.get(digest)
         if near is not None:
             return near
-        sealed = await self._ask("GET", _name(digest))
-        plain = open_reply(sealed, digest) if isinstance(sealed, bytes) else None
+        sealed = await self._lookups.get(_name(digest), counted=False)
+        plain = open_reply(sealed, digest) if sealed else None
         return None if plain is None else self._keep_near(digest, plain.decode(errors="replace"))
 
     async def keep(self, digest: bytes, summary: str) -> str:
         """Keep it, unless another worker has just kept one; the one that is to be used is returned."""
-        sealed = seal_reply(summary.encode(errors="replace"), digest)
-        kept = await self._ask("SET", _name(digest), sealed, "EX", KEEP_SECONDS, "NX")
-        if kept is not None or self._troubled:  # the call waits no second time for a Valkey that is silent
+        if self._lookups.away:  # the call waits no second time for a Valkey that is silent
             return self._keep_near(digest, summary)
-        return await self.find(digest) or self._keep_near(digest, summary)
+        sealed = seal_reply(summary.encode(errors="replace"), digest)
+        try:
+            async with asyncio.timeout(SECONDS_MAX):
+                kept = await self._link.ask("SET", _name(digest), sealed, "EX", KEEP_SECONDS, "NX")
+        except (ValkeyError, TimeoutError):
+            return self._keep_near(digest, summary)
+        found = await self.find(digest) if kept is None else None
+        return found or self._keep_near(digest, summary)
 
     def _keep_near(self, digest: bytes, summary: str) -> str:
         self._near[digest] = summary
         if len(self._near) > NEAR_KEPT_MAX:
             self._near.popitem(last=False)
         return summary
-
-    async def _ask(self, *command: bytes | str | int) -> object:
-        try:
-            async with asyncio.timeout(SECONDS_MAX):
-                answer: object = await self._link.ask(*command)
-        except (ValkeyError, TimeoutError) as error:
-            if not self._troubled:
-                log.warning("Valkey keeps no summaries at the moment: %s", str(error).strip() or "time-out")
-            self._troubled = True
-            return None
-        self._troubled = False
-        return answer
 
     def stop(self) -> None:
         self._link.close()

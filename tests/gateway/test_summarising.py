@@ -12,6 +12,7 @@ from django.conf import settings
 from django.db import connection
 
 from governance.gateway import asides, summarising
+from governance.gateway.lookups import Lookups
 from governance.gateway.request import read_request
 from governance.gateway.rewrites.history import text_to_summarise
 from governance.gateway.rewrites.rewriting import About, rewritten
@@ -138,9 +139,13 @@ def test_a_summary_that_fails_is_not_tried_again_at_once(account: Account) -> No
     assert_sound(account)
 
 
+def summaries_of(link: Link) -> Summaries:
+    return Summaries(link, Lookups(link, lambda what: None))
+
+
 async def test_the_first_summary_that_is_kept_is_everybodys_and_a_planted_one_nobodys() -> None:
     link, digest = Link(settings.REDIS_URL), secrets.token_bytes(16)
-    summaries, others = Summaries(link), Summaries(link)
+    summaries, others = summaries_of(link), summaries_of(link)
     assert await summaries.find(digest) is None
     assert await summaries.keep(digest, "Ducks.") == "Ducks."
     assert await others.keep(digest, "Geese.") == "Ducks."
@@ -154,7 +159,7 @@ async def test_the_first_summary_that_is_kept_is_everybodys_and_a_planted_one_no
 
 
 async def test_without_valkey_a_summary_serves_the_call_that_asked_for_it() -> None:
-    summaries = Summaries(Link("redis://127.0.0.1:1/0"))
+    summaries = summaries_of(Link("redis://127.0.0.1:1/0"))
     assert await summaries.find(b"digest") is None
     assert await summaries.keep(b"digest", "Ducks.") == "Ducks."
     assert await summaries.find(b"digest") == "Ducks."  # each turn would pay for another one
@@ -164,7 +169,7 @@ async def test_without_valkey_a_summary_serves_the_call_that_asked_for_it() -> N
 async def test_a_valkey_that_is_silent_keeps_a_summary_waiting_as_long_as_a_look_up() -> None:
     with free_listener() as silent:
         silent.listen()
-        summaries = Summaries(Link(f"redis://127.0.0.1:{silent.getsockname()[1]}/0"))
+        summaries = summaries_of(Link(f"redis://127.0.0.1:{silent.getsockname()[1]}/0"))
         began = monotonic()
         assert await summaries.keep(b"digest", "Ducks.") == "Ducks."
         assert monotonic() - began < 0.5  # and not a second
