@@ -3,10 +3,9 @@
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from governance.core.clock import utcnow
-from governance.gateway.request import ABSENT, Fields, Request, is_given, value_of
+from governance.gateway.features import rule_features
+from governance.gateway.request import Fields, Request, value_of
 from governance.routing.facts import BUDGET_USED, FEATURES, TEXT, CallFacts, looked_at
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ async def facts_of(exchange: "Exchange", asks: Collection[str]) -> CallFacts:
     if TEXT in asks:
         facts.text, facts.text_characters = last_text(request)
     if FEATURES in asks:
-        facts.features = features_of(request)
+        facts.features = rule_features(request)
     if BUDGET_USED in asks:
         facts.budget_used_percent = await exchange.gateway.budget_use.percent(exchange)
     return facts
@@ -57,20 +56,3 @@ def last_text(request: Request) -> tuple[str, int]:
 def _texts(blocks: list[Fields]) -> str:
     found = (value_of(block["text"], str) for block in blocks if "text" in block)
     return "\n".join(text for text in found if text)
-
-
-def features_of(request: Request) -> frozenset[str]:
-    """Those of document.Feature that the request has."""
-    fields = request.fields
-    found = {f"{media.kind}s" for media in request.media if media.kind in ("image", "document")}
-    if request.tools:
-        found.add("tools")
-    if fields.thinking and value_of(fields.thinking.get("type", ABSENT), str) != "disabled":
-        found.add("thinking")
-    if fields.system:
-        found.add("system")
-    if fields.output_config and is_given(fields.output_config.get("format", msgspec.Raw())):
-        found.add("structured_output")
-    if request.cache_ttl is not None:
-        found.add("cache_control")
-    return frozenset(found)

@@ -6,7 +6,8 @@ Nothing is sent or held. The console gets these two functions from governance/ur
 from collections.abc import Mapping
 from datetime import datetime
 
-from governance.gateway.call_facts import features_of, is_first_turn, last_text
+from governance.gateway.call_facts import is_first_turn, last_text
+from governance.gateway.features import rule_features
 from governance.gateway.request import Request, RequestRefused, read_request
 from governance.gateway.rewrites.rewriting import About, rewritten
 from governance.gateway.user_id import TEXT_LENGTH_MAX, end_user_of
@@ -42,7 +43,7 @@ def pasted_facts(
         latency=latency,
         text=text,
         text_characters=text_characters,
-        features=features_of(request),
+        features=rule_features(request),
         budget_used_percent=budget_used_percent,
     )
 
