@@ -15,9 +15,10 @@ from governance.gateway.attempt import Attempt
 from governance.gateway.charging import Promise
 from governance.gateway.gateway import Gateway
 from governance.gateway.metrics import Metrics
-from tests.gateway.asking import ASK, post
+from tests.gateway.asking import ASK, post, script
 from tests.gateway.fixed_upstream import fixed_upstream
-from tests.harness import Account, start_stack
+from tests.gateway.policies import govern
+from tests.harness import Account, Stack, make_tenant, start_stack
 
 UNREADABLE = ('{"effort":1e999}', '{"effort":"\\ud800"}', '{"format":{"type":"\\ud800"}}')
 
@@ -33,6 +34,20 @@ def test_a_request_whose_facts_cannot_be_told_is_charged_like_any_other(account:
     served = [call for call in calls if call.outcome == "served"]
     assert [entry.basis for entry in account.entries()] == ["exact"] * len(served)
     assert account.period().held_nanos == 0
+
+
+def test_a_call_that_is_charged_at_its_whole_hold_claims_no_saving(stack: Stack) -> None:
+    """What its stream told before it broke off is no answer to compare with: that would be a loss made up."""
+    account = make_tenant("1000", unbounded_allowed=True)
+    govern(account, "rules: [{name: a rule, then: {route: {tier: haiku}}}]")
+    search = [{"type": "web_search_20250305", "name": "web_search"}]
+    broken_off = script(fault={"error_event_after": 1})
+    post(stack, account, {**ASK, "tools": search, "stream": True}, headers=broken_off)
+    (call,) = account.wait_for_calls(1)
+    (attempt,) = account.attempts()
+    assert (attempt.basis, attempt.served_model) == ("full_hold", "claude-haiku-5-5")
+    assert call.baseline_nanos == call.cost_nanos == attempt.held_nanos > 0
+    assert "savings" not in call.decision
 
 
 class Exchange(SimpleNamespace):
