@@ -49,6 +49,7 @@ from governance.gateway.body import ClientLeft  # noqa: E402
 from governance.gateway.errors import CallRefused  # noqa: E402
 from governance.gateway.exchange import Exchange  # noqa: E402
 from governance.gateway.gateway import Gateway  # noqa: E402
+from governance.gateway.http import send_whole, start_message  # noqa: E402
 from governance.gateway.responses import GatewayResponse  # noqa: E402
 
 log = logging.getLogger(__name__)
@@ -117,7 +118,7 @@ class GatewayHandler:
             try:
                 if response.stream is None:
                     _settle_soon(response)
-                    await _send_whole(response, send)
+                    await send_whole(send, response.status_code, response.wire_headers, response.body)
                 else:
                     await _send_stream(exchange, response, receive, send)
             finally:
@@ -158,15 +159,6 @@ def _settle_soon(response: GatewayResponse) -> None:
         loop.call_soon(loop.call_soon, response.after)
 
 
-async def _send_whole(response: GatewayResponse, send: Any) -> None:
-    await send(_start(response))
-    await send({"type": "http.response.body", "body": response.body})
-
-
-def _start(response: GatewayResponse) -> dict[str, Any]:
-    return {"type": "http.response.start", "status": response.status_code, "headers": response.wire_headers}
-
-
 async def _send_stream(exchange: Exchange, response: GatewayResponse, receive: Any, send: Any) -> None:
     """Write chunks as they come, and notice at once when the client leaves (http.py makes one leave that
     does not read).
@@ -179,7 +171,7 @@ async def _send_stream(exchange: Exchange, response: GatewayResponse, receive: A
     watcher = asyncio.ensure_future(receive())
     watcher.add_done_callback(lambda done: None if done.cancelled() else exchange.leave())
     try:
-        await send(_start(response))
+        await send(start_message(response.status_code, response.wire_headers))
         response.wire_headers = ()
         async for chunk in stream:
             await send({"type": "http.response.body", "body": chunk, "more_body": True})

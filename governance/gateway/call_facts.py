@@ -3,7 +3,6 @@
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from governance.core.clock import utcnow
 from governance.gateway.features import rule_features
 from governance.gateway.request import Fields, Request, value_of
 from governance.routing.facts import BUDGET_USED, FEATURES, TEXT, CallFacts, looked_at
@@ -20,7 +19,7 @@ async def facts_of(exchange: "Exchange", asks: Collection[str]) -> CallFacts:
         tags=exchange.tags,
         key_public_id=key.public_id,
         team_id=key.team_id,
-        now=utcnow(),
+        now=exchange.started_at,
         body_bytes=len(exchange.body),
         stream=request.stream,
         first_turn=is_first_turn(request),

@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol with one system call per response instead of two.
+"""uvicorn's HTTP protocol with one system call per response instead of two, and whole responses at once.
 
 uvicorn writes the head and the body of a response apart, and uvloop sends each at once. A write that wakes
 the other side is the dearest thing that a small call does, so what is written within one turn of the event
@@ -7,10 +7,11 @@ its client has left.
 """
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 from django.conf import settings
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 
 class JoiningTransport:
@@ -71,3 +72,40 @@ class JoiningProtocol(HttpToolsProtocol):
         if self._unread is not None:
             self._unread.cancel()
             self._unread = None
+
+
+def start_message(status: int, headers: Sequence[tuple[bytes, bytes]]) -> dict[str, Any]:
+    """ASGI's first half of a response."""
+    return {"type": "http.response.start", "status": status, "headers": headers}
+
+
+async def send_whole(send: Any, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
+    """Answer with a body of which `headers` tell the length. As through `send`, which looks at each header
+    alone and takes two messages, at a quarter of its cost: so much a small answer spends on being written."""
+    cycle = getattr(send, "__self__", None)
+    if not isinstance(cycle, RequestResponseCycle) or not _is_plain(cycle):
+        return await _send_in_two(send, status, headers, body)
+    lines = [b"%b: %b\r\n" % header for header in (*cycle.default_headers, *headers)]
+    head = b"".join([STATUS_LINE[status], *lines, b"\r\n"])
+    is_sound = head.count(b"\r") == head.count(b"\n") == len(lines) + 2  # no value begins a line of its own
+    if not is_sound or b"content-length: %d\r\n" % len(body) not in lines or b"\r\nconnection:" in head:
+        return await _send_in_two(send, status, headers, body)
+    cycle.response_started = cycle.response_complete = True
+    cycle.transport.write(head)
+    cycle.transport.write(body)
+    cycle.message_event.set()
+    cycle.on_response()
+
+
+def _is_plain(cycle: RequestResponseCycle) -> bool:
+    """Is nothing in the way: nobody gone or slow to read, nothing sent before, the connection to be kept?"""
+    return (
+        cycle.keep_alive
+        and not (cycle.disconnected or cycle.response_started or cycle.flow.write_paused)
+        and cycle.scope["method"] != "HEAD"
+    )
+
+
+async def _send_in_two(send: Any, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
+    await send(start_message(status, headers))
+    await send({"type": "http.response.body", "body": body})

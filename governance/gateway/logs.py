@@ -64,4 +64,6 @@ def configure(level: str = "INFO") -> None:
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
-    logging.getLogger("uvicorn.access").disabled = True
+    # Without any handler in reach: uvicorn puts each line together before a logger that is only disabled can
+    # throw it away.
+    logging.getLogger("uvicorn.access").propagate = False

@@ -1,0 +1,112 @@
+"""Whole responses leave at once, and are the same bytes as through ASGI's two messages."""
+
+import asyncio
+import logging
+from typing import Any
+
+import pytest
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+from governance.gateway.http import send_whole, start_message
+
+type Headers = list[tuple[bytes, bytes]]
+
+
+class Wire:
+    """The part of a transport that a response meets."""
+
+    def __init__(self) -> None:
+        self.written = b""
+        self.closed = False
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Cycle(RequestResponseCycle):
+    """One request to answer; `messages` counts what came through ASGI."""
+
+    def __init__(self, *, method: str = "POST", keep_alive: bool = True) -> None:
+        self.wire: Any = Wire()
+        self.messages = self.ended = 0
+        super().__init__(
+            scope={"type": "http", "method": method},  # type: ignore[arg-type,typeddict-item]
+            transport=self.wire,
+            flow=FlowControl(self.wire),
+            logger=logging.getLogger("tests"),
+            access_logger=logging.getLogger("tests"),
+            access_log=False,
+            default_headers=[(b"date", b"Sat, 21 Nov 2026 12:00:00 GMT")],
+            message_event=asyncio.Event(),
+            expect_100_continue=False,
+            keep_alive=keep_alive,
+            on_response=self._on_end,
+        )
+
+    def _on_end(self) -> None:
+        self.ended += 1
+
+    async def send(self, message: Any) -> None:
+        self.messages += 1
+        await super().send(message)
+
+
+def _headers(body: bytes, *more: tuple[bytes, bytes]) -> Headers:
+    return [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+        *more,
+        (b"x", b""),
+    ]
+
+
+@pytest.mark.parametrize("body", [b"", b'{"type":"message"}', b"long" * 100_000])
+@pytest.mark.parametrize("method", ["POST", "HEAD"])
+@pytest.mark.parametrize("keep_alive", [True, False])
+@pytest.mark.parametrize("more", [(), ((b"connection", b"close"),), ((b"x-ours", b"a"), (b"x-ours", b"b"))])
+async def test_a_whole_response_is_what_two_messages_would_be(
+    body: bytes, method: str, keep_alive: bool, more: tuple[tuple[bytes, bytes], ...]
+) -> None:
+    body = b"" if method == "HEAD" else body
+    whole, parts = (Cycle(method=method, keep_alive=keep_alive) for _ in range(2))
+
+    await send_whole(whole.send, 200, _headers(body, *more), body)
+    await parts.send(start_message(200, _headers(body, *more)))
+    await parts.send({"type": "http.response.body", "body": body})
+
+    assert whole.wire.written == parts.wire.written
+    assert whole.wire.closed == parts.wire.closed
+    assert whole.response_complete is parts.response_complete is True
+    assert whole.ended == parts.ended == 1
+    assert whole.message_event.is_set()
+
+
+async def test_a_plain_response_takes_no_messages() -> None:
+    cycle = Cycle()
+    await send_whole(cycle.send, 200, _headers(b"{}"), b"{}")
+    assert cycle.messages == 0
+
+
+@pytest.mark.parametrize("value", [b"a\r\nx-forged: 1", b"a\nb", b"a\rb"])
+async def test_no_value_begins_a_header_of_its_own(value: bytes) -> None:
+    cycle = Cycle()
+    with pytest.raises(RuntimeError, match="Invalid HTTP header value"):
+        await send_whole(cycle.send, 200, _headers(b"{}", (b"x-ours", value)), b"{}")
+    assert cycle.wire.written == b""
+
+
+async def test_a_length_that_is_not_the_bodys_is_an_error() -> None:
+    cycle = Cycle()
+    with pytest.raises(RuntimeError, match="longer than Content-Length"):
+        await send_whole(cycle.send, 200, [(b"content-length", b"1")], b"{}")
+
+
+async def test_whoever_left_is_written_nothing() -> None:
+    cycle = Cycle()
+    cycle.disconnected = True
+    await send_whole(cycle.send, 200, _headers(b"{}"), b"{}")
+    assert cycle.wire.written == b""
