@@ -130,6 +130,7 @@ INSTALLED_APPS = [
     "governance.limits",
     "governance.routing",
     "governance.response_cache",
+    "governance.exports",
     "governance.gateway",
     "governance.console",
     "governance.ops",

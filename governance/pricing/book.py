@@ -8,7 +8,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -42,6 +42,21 @@ class Cost(msgspec.Struct, frozen=True):
     unknown_models: tuple[str, ...]
 
 
+class Line(NamedTuple):
+    """One meter of one pass, priced. `list_rate` and `rate` are nano-dollars a unit, times COST_DENOMINATOR:
+    the sum of units × rate over an attempt, rounded up, is its cost."""
+
+    model: str
+    """The model's id; the name as served where it is not known."""
+    variant: Variant
+    inference_geo: str
+    above_prompt_tokens: int
+    meter: Meter
+    units: int
+    list_rate: int
+    rate: int
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class PriceBook:
     """Made by `compile_book`, or by `loading.load_book` from the database."""
@@ -68,16 +83,9 @@ class PriceBook:
         numerators = [0] * len(METERS)
         unknown: set[str] = set()
         for served in passes:
-            key = (served.model, _variant(served))
-            tiers, contract, keep_ppm = epoch.tiers.get(key), epoch.contract.get(key), epoch.keep_ppm
-            if tiers is None:
+            key, tier, rates, own, keep_ppm, listed = _terms(epoch, served)
+            if not listed:
                 unknown.add(f"{key[0]} ({key[1]})" if key[0] in self._models else key[0])
-                tiers, keep_ppm = epoch.dearest[key[1]], PPM
-            index = _tier_index(tiers, served.usage.prompt_tokens)
-            in_us = served.inference_geo == "us"
-            tier = tiers[index]
-            rates = tier.us if in_us else tier.elsewhere
-            own = None if contract is None else contract[index].us if in_us else contract[index].elsewhere
             for meter, count in enumerate(served.usage.units):
                 if count:
                     amount = count * rates[meter]
@@ -88,6 +96,30 @@ class PriceBook:
         cost_nanos, by_meter = _round_up(numerators)
         list_nanos = ceil_div(list_numerator, tables.LIST_DENOMINATOR)
         return Cost(cost_nanos, list_nanos, by_meter, tuple(sorted(unknown)) if unknown else ())
+
+    def lines(self, passes: Iterable[Pass], at: datetime) -> list[Line]:
+        """The same, not yet rounded: what each meter of each pass was used for, and its two prices."""
+        epoch = self._epoch(at)
+        found = []
+        for served in passes:
+            (name, variant), tier, rates, own, keep_ppm, _ = _terms(epoch, served)
+            facts = self._models.get(name)
+            model = name if facts is None else facts.model_id
+            for meter, count in enumerate(served.usage.units):
+                if count:
+                    found.append(
+                        Line(
+                            model,
+                            variant,
+                            served.inference_geo,
+                            tier.above_prompt_tokens,
+                            METERS[meter],
+                            count,
+                            rates[meter] * PPM,
+                            rates[meter] * keep_ppm if own is None else own[meter],
+                        )
+                    )
+        return found
 
     def worst_case(
         self,
@@ -155,6 +187,24 @@ def compile_book(version: int, rates: Iterable[ListRate], models: Iterable[Model
         for instant in tables.instants(cuts)
     ]
     return PriceBook(version, by_name, cuts, epochs)
+
+
+def _terms(
+    epoch: tables.Epoch, served: Pass
+) -> tuple[tuple[str, Variant], tables.Tier, tables.Rates, tables.Rates | None, int, bool]:
+    """What prices a pass: its (name, variant), tier and list rates; the contract's own rates (over
+    COST_DENOMINATOR) or else what it leaves of list price; whether the model has a price at all."""
+    key = (served.model, _variant(served))
+    tiers, contract, keep_ppm = epoch.tiers.get(key), epoch.contract.get(key), epoch.keep_ppm
+    listed = tiers is not None
+    if tiers is None:
+        tiers, keep_ppm = epoch.dearest[key[1]], PPM
+    index = _tier_index(tiers, served.usage.prompt_tokens)
+    in_us = served.inference_geo == "us"
+    tier = tiers[index]
+    rates = tier.us if in_us else tier.elsewhere
+    own = None if contract is None else contract[index].us if in_us else contract[index].elsewhere
+    return key, tier, rates, own, keep_ppm, listed
 
 
 def _variant(served: Pass) -> Variant:

@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from governance.core.meters import METERS
+from governance.core.money import ceil_div
 from governance.core.usage import Pass, Usage
 from governance.pricing.book import PriceBook, compile_book
 from governance.pricing.rates import ANY, ContractRate, ListRate, ModelFacts
-from governance.pricing.tables import PriceBookIncomplete
+from governance.pricing.tables import COST_DENOMINATOR, PriceBookIncomplete
 from tests.pricing.conftest import TODAY
 
 DEAREST_FAST = (16_000, 20_000, 32_000, 1_500, 80_000)  # nanos a token; reads: Opus 4.1 and 3 at $1.50/MTok
@@ -142,6 +143,18 @@ def test_the_parts_by_meter_always_add_up_to_the_cost(
     assert min(cost.by_meter.values(), default=0) >= 0
     used = {meter for p in passes for meter, units in zip(METERS, p.usage.units, strict=True) if units}
     assert set(cost.by_meter) == used
+
+
+@given(st.lists(PASSES, max_size=4), INSTANTS, CONTRACTS)
+def test_lines_are_the_cost_before_it_is_rounded(
+    book: PriceBook, passes: list[Pass], at: datetime, terms: list[ContractRate]
+) -> None:
+    own_book = book.with_contract(terms)
+    cost, lines = own_book.rate(passes, at), own_book.lines(passes, at)
+    assert ceil_div(sum(line.units * line.rate for line in lines), COST_DENOMINATOR) == cost.cost_nanos
+    assert ceil_div(sum(line.units * line.list_rate for line in lines), COST_DENOMINATOR) == cost.list_nanos
+    assert {line.meter for line in lines} == set(cost.by_meter)
+    assert sum(line.units for line in lines) == sum(sum(each.usage.units) for each in passes)
 
 
 @given(st.lists(PASSES, min_size=1, max_size=4), INSTANTS, CONTRACTS)
