@@ -242,7 +242,7 @@ def _memo(exchange: Exchange, promise: Promise, purpose: str) -> str:
         team_id=key.team_id,
         endpoint=exchange.endpoint,
         requested_model=exchange.requested_model,
-        stream=request.stream,
+        stream=exchange.client_request.stream,
         tags=exchange.tags,
         end_user=exchange.end_user,
         session=exchange.session,

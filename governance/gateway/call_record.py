@@ -28,7 +28,7 @@ def of_call(exchange: "Exchange", outcome: str, status: int, reason: str, conten
         traceparent=inbound.traceparent,
         endpoint=exchange.endpoint,
         requested_model=exchange.requested_model,
-        stream=exchange.request.stream if exchange.parsed else False,
+        stream=exchange.client_request.stream if exchange.parsed else False,
         outcome=outcome,
         status=status,
         reason=reason,

@@ -17,7 +17,7 @@ def legs_of(exchange: Exchange) -> tuple[Leg, ...]:
         return coverage.legs
     return coverage.of_call(
         Caller(
-            end_user_of(exchange.request.user_id),
+            end_user_of(exchange.client_request.user_id),
             exchange.session,
             exchange.tags,
             _models(exchange.key.tenant.book, models_asked(exchange.request)),

@@ -116,9 +116,11 @@ class Exchange:
 
     def aside(self, request: Request) -> "Exchange":
         """The same call with a request of ours, which the client does not see: to classify, to summarise. It
-        has a bound and decisions of its own, and nothing to give back."""
+        has a bound and decisions of its own, and nothing to give back; whose call it is, and what was asked,
+        stays the client's to say."""
         aside = copy(self)
-        aside._request, aside._features, aside.asked, aside.asked_terms = request, None, None, None
+        aside.asked = self.client_request
+        aside._request, aside._features, aside.asked_terms = request, None, None
         aside.body, aside.body_bytes_taken, aside.decision = request.body, 0, {}
         aside.bound = aside.taken = aside.on_leave = aside.early_facts = aside.route = None
         return aside
@@ -211,6 +213,11 @@ class Exchange:
         self._request = request
 
     @property
+    def client_request(self) -> Request:
+        """What the client sent, once it was read."""
+        return self.asked or self.request
+
+    @property
     def features(self) -> tuple[str, ...]:
         """What the request uses beyond plain text, while it is known and after it was forgotten."""
         if self._features is None:
@@ -230,20 +237,19 @@ class Exchange:
     @property
     def requested_model(self) -> str | None:
         """What the client asked for, once its body was read."""
-        asked = self.asked or self._request
-        return asked.model[:128] if asked else None
+        return self.client_request.model[:128] if self.parsed else None
 
     @property
     def end_user(self) -> str | None:
         """The caller's own user, as the body's metadata names it; as much of it as is recorded."""
-        end_user = end_user_of(self._request.user_id) if self._request else None
+        end_user = end_user_of(self.client_request.user_id) if self.parsed else None
         return end_user and end_user[:TEXT_LENGTH_MAX]
 
     @property
     def session(self) -> str | None:
         """The conversation that the call belongs to, where the client says so. A main agent and its
         sub-agents name the same one."""
-        session = self.inbound.session or (session_of(self._request.user_id) if self._request else None)
+        session = self.inbound.session or (session_of(self.client_request.user_id) if self.parsed else None)
         return session and session[:TEXT_LENGTH_MAX]
 
     @property

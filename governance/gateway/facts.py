@@ -26,7 +26,7 @@ def begin(exchange: "Exchange") -> None:
     if len(exchange.request.body) >= LARGE_BODY_BYTES:
         loop = asyncio.get_running_loop()
         try:
-            exchange.early_facts = loop.run_in_executor(None, _compute, exchange, _asked(exchange))
+            exchange.early_facts = loop.run_in_executor(None, _compute, exchange, exchange.client_request)
         except RuntimeError as error:  # no thread is to be had: the call matters more than its facts
             log.error("Call %s has no facts: %s", exchange.id, error)
 
@@ -36,7 +36,7 @@ def take(exchange: "Exchange") -> None:
     if exchange.early_facts is None:
         exchange.early_facts = asyncio.get_running_loop().create_future()
         try:
-            exchange.early_facts.set_result(_compute(exchange, _asked(exchange)))
+            exchange.early_facts.set_result(_compute(exchange, exchange.client_request))
         except Exception as error:
             exchange.early_facts.set_exception(error)  # logged by `add`
     exchange.forget_request()
@@ -47,7 +47,7 @@ def told(exchange: "Exchange", reply_content: bytes) -> tuple[RequestFacts, byte
     early = exchange.early_facts
     if early is None and len(exchange.request.body) < LARGE_BODY_BYTES:
         try:
-            tell(exchange, *_compute(exchange, _asked(exchange), reply_content))
+            tell(exchange, *_compute(exchange, exchange.client_request, reply_content))
         except Exception:
             return None  # `add` tries again, and says why not
         early = exchange.early_facts
@@ -70,17 +70,13 @@ def add(call: CallRecord, exchange: "Exchange", reply_content: bytes) -> None:
                 return
             found, digest = early.result()
         elif len(exchange.request.body) < LARGE_BODY_BYTES:
-            found, digest = _compute(exchange, _asked(exchange), reply_content)
+            found, digest = _compute(exchange, exchange.client_request, reply_content)
         else:
             return
     except (Exception, asyncio.CancelledError):
         log.exception("The facts of call %s cannot be told.", exchange.id)
         return
     call.facts, call.fingerprints, call.cache_digest = found.facts, found.fingerprints, digest
-
-
-def _asked(exchange: "Exchange") -> Request:
-    return exchange.asked or exchange.request
 
 
 def _compute(

@@ -116,10 +116,12 @@ async def read_body(response: aiohttp.ClientResponse, bytes_max: int) -> bytes:
             parts.append(chunk)
             size += len(chunk)
             if size > bytes_max:
-                response.close()
                 raise Lost(f"the reply is longer than {bytes_max} bytes")
-    except TimeoutError as error:
-        raise TimedOut from error
-    except (aiohttp.ClientError, OSError) as error:
-        raise Lost(f"{type(error).__name__}: {error}") from error
+    except BaseException as error:
+        response.close()  # what may still come, nobody reads
+        if isinstance(error, TimeoutError):
+            raise TimedOut from error
+        if isinstance(error, aiohttp.ClientError | OSError):
+            raise Lost(f"{type(error).__name__}: {error}") from error
+        raise
     return parts[0] if len(parts) == 1 else b"".join(parts)

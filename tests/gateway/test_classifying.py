@@ -9,11 +9,14 @@ import pytest
 from governance.budgets.limits import set_budget
 from governance.core.money import NANOS_PER_USD
 from governance.desk.corrections import CreditRefused, credit_call
+from governance.desk.memo import charge_of_orphan
 from governance.gateway.labels import Labels
+from governance.ledger.models import BudgetPeriod
 from tenants.scope import platform_scope
 from tests.gateway.asking import ASK, assert_refused, post, script
 from tests.gateway.policies import govern
 from tests.gateway.test_fallbacks import assert_sound
+from tests.gateway.test_scopes import limit
 from tests.gateway.test_waiting import in_background
 from tests.harness import Account, Stack, make_tenant, start_stack, wait_until
 
@@ -259,3 +262,36 @@ def test_a_classifier_and_fallbacks_share_one_budget_of_attempts(stack: Stack, a
     assert purposes == ["classify", "answer", "fallback", "fallback"]
     assert (call.attempts, call.cost_nanos > 0) == (4, True)
     assert_sound(account)
+
+
+def test_what_a_classifier_costs_is_its_end_users_like_the_call(stack: Stack, account: Account) -> None:
+    users = limit(account, "end_user", each=True, limit_nanos=NANOS_PER_USD, subjects_max=5)
+    classify(account)
+    assert post(stack, account, ask(QUICK, metadata={"user_id": "ann"})).status_code == 200
+    (call,) = account.wait_for_calls(1)
+    with platform_scope():
+        spent = {row.subject: row.spent_nanos for row in BudgetPeriod.objects.filter(budget_id=users.pk)}
+    assert (call.attempts, spent) == (2, {"ann": call.cost_nanos})
+
+
+def test_a_worker_that_dies_while_it_classifies_leaves_the_row_of_the_clients_call(account: Account) -> None:
+    """By what the hold remembers: the sweeper knows nothing else."""
+    classify(account)
+    with start_stack(simulator_arguments=["--script", '{"latency_ms": 1000}']) as stack:
+        asking = ask(QUICK, stream=True, metadata={"user_id": "ann"})
+        late = in_background(stack, account, asking, **script(text="Paris"))
+        wait_until(lambda: bool(account.holds()), 5)
+        (hold,) = account.holds()
+        assert late.result().status_code == 200
+    swept = charge_of_orphan(
+        hold_id=hold.pk,
+        tenant_id=hold.tenant_id,
+        period_ids=tuple(hold.period_ids),
+        amount_nanos=hold.amount_nanos,
+        price_version=hold.price_version,
+        memo=hold.memo,
+    )
+    assert swept.call is not None
+    assert (swept.call.requested_model, swept.call.stream, swept.call.end_user) == (ASKED, True, "ann")
+    assert (swept.attempt.requested_model, swept.attempt.purpose) == (SIMPLE, "classify")
+    account.wait_for_calls(1)
