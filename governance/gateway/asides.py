@@ -4,6 +4,7 @@ Its attempt is one of the call's. Whatever comes of it, the call goes on.
 """
 
 import asyncio
+import hashlib
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -47,6 +48,13 @@ def question(exchange: "Exchange", model: str, *, system: str, text: str, max_to
     if takes is not None and "disabled" in takes.thinking:
         body["thinking"] = {"type": "disabled"}
     return read_request(_encode(body))
+
+
+def digest(exchange: "Exchange", model: str, instruction: str, text: str) -> bytes:
+    """16 bytes under which the answer to such a question is remembered: never the same for two tenants."""
+    tenant = exchange.key.tenant
+    asked = f"{tenant.id} {model} {instruction} {text}".encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(asked, key=tenant.fingerprint_key[:64], digest_size=16).digest()
 
 
 async def ask(exchange: "Exchange", question: Request, purpose: str, seconds_max: float) -> tuple[bytes, str]:

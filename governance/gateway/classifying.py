@@ -6,7 +6,6 @@ the policy's `otherwise` is taken. What was answered is remembered in this proce
 of the text that no other tenant can compute; the text itself is not kept.
 """
 
-import hashlib
 from typing import TYPE_CHECKING
 
 from governance.gateway import asides
@@ -41,7 +40,7 @@ async def classify(exchange: "Exchange", terms: Classifier) -> tuple[str | None,
         return None, "no_text"
     if exchange.inbound.dry_run:
         return None, "dry_run"
-    labels, digest = exchange.gateway.labels, _digest(exchange, terms, text)
+    labels, digest = exchange.gateway.labels, asides.digest(exchange, terms.by, INSTRUCTION, text)
     known = labels.find(digest)
     if known is not None:
         return known, ""
@@ -53,11 +52,6 @@ async def classify(exchange: "Exchange", terms: Classifier) -> tuple[str | None,
         return None, why or "no_label"
     labels.keep(digest, label, terms.remember_seconds)
     return label, ""
-
-
-def _digest(exchange: "Exchange", terms: Classifier, text: str) -> bytes:
-    asked = f"{exchange.key.tenant.id} {terms.by} {text}".encode("utf-8", "surrogatepass")
-    return hashlib.blake2b(asked, key=exchange.key.tenant.fingerprint_key[:64], digest_size=16).digest()
 
 
 def _label(content: bytes) -> str | None:

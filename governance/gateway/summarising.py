@@ -5,7 +5,6 @@ stands in a call's way: no room in a budget or no answer in time, and the beginn
 conversation is cut at the same place for a block of turns, so one summary serves them all (summaries.py).
 """
 
-import hashlib
 from typing import TYPE_CHECKING
 
 from governance.gateway import asides
@@ -31,7 +30,7 @@ async def summary_for(exchange: "Exchange", terms: History, by: str) -> str | No
     text = text_to_summarise(exchange.request.fields, terms)
     if not text:
         return None
-    summaries, digest = exchange.gateway.summaries, _digest(exchange, by, text)
+    summaries, digest = exchange.gateway.summaries, asides.digest(exchange, by, INSTRUCTION, text)
     found = await summaries.find(digest)
     if found is not None:
         exchange.decision["summarised"] = "before"
@@ -51,8 +50,3 @@ async def summary_for(exchange: "Exchange", terms: History, by: str) -> str | No
         return None
     exchange.decision["summarised"] = "now"
     return await summaries.keep(digest, summary)
-
-
-def _digest(exchange: "Exchange", by: str, text: str) -> bytes:
-    asked = f"{exchange.key.tenant.id} {by} {INSTRUCTION} {text}".encode("utf-8", "surrogatepass")
-    return hashlib.blake2b(asked, key=exchange.key.tenant.fingerprint_key[:64], digest_size=16).digest()
