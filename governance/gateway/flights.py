@@ -20,6 +20,7 @@ DECLINED_SECONDS = 60.0
 POLL_SECONDS_MIN, POLL_SECONDS_MAX = 0.02, 0.25
 WATCH_SECONDS_MAX = 600.0
 _DECLINED = b"-"
+_WITHOUT_EXPIRY = -1
 
 
 class Ended(Enum):
@@ -102,17 +103,22 @@ class Flights:
             [
                 ("SET", name, self._token, "NX", "PX", int(LEASE_SECONDS * 1000)),
                 ("GET", name),
+                ("PTTL", name),
                 ("GET", self._names.entry(flight.digest)),
             ]
         )
         await self._lookups.in_time(asked, until)
         try:
-            taken, holder, value = [reply.result() for reply in asked]
+            taken, holder, lasts_ms, value = [reply.result() for reply in asked]
         except (ValkeyError, asyncio.InvalidStateError):
             return True
         finally:
             for reply in asked:
                 _ignored(reply) if reply.done() else reply.cancel()
+        if taken is None and not _is_ours(holder, lasts_ms):
+            self._renew(flight)  # else all who ask the same would wait for nobody
+            flight.leased = True
+            return True
         if taken is not None:
             flight.leased = True
             if value is not None and value != flight.seen:  # it came between the look-up and the lease
@@ -160,6 +166,12 @@ class Flights:
                 break
         flight.watcher = None  # this very task, which need not be cancelled
         self.end(flight, outcome)
+
+
+def _is_ours(holder: bytes | None, lasts_ms: int) -> bool:
+    """Whether a lease that is there ends as soon as those that we write do."""
+    seconds_max = DECLINED_SECONDS if holder == _DECLINED else LEASE_SECONDS
+    return holder is None or (lasts_ms != _WITHOUT_EXPIRY and lasts_ms <= seconds_max * 1000)
 
 
 def _ignored(reply: "asyncio.Future[Any]") -> None:
