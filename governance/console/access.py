@@ -114,6 +114,13 @@ def access_of(request: HttpRequest) -> Access:
     return access
 
 
+def signed_in(request: HttpRequest) -> User:
+    """Who asks for a page that nobody else gets to see."""
+    user = request.user
+    assert isinstance(user, User)
+    return user
+
+
 def actor_of(request: HttpRequest) -> Actor:
     """Whom the audit trail names for this request."""
     user = request.user

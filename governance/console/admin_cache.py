@@ -12,7 +12,7 @@ from django.shortcuts import redirect
 from unfold.decorators import action, display
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
-from governance.console.access import Access, access_of, actor_of
+from governance.console.access import Access, access_of, actor_of, signed_in
 from governance.console.admin_tenants import managed_tenants
 from governance.console.base import MadeOnceAdmin
 from governance.console.site import console_site
@@ -75,7 +75,7 @@ class CachePurgeAdmin(MadeOnceAdmin):
             obj.tenant,
             data["kind"],
             data["value"],
-            by=request.user,  # type: ignore[arg-type]  # signed in, or the page was refused
+            by=signed_in(request),
             actor=actor_of(request),
         )
         obj.pk, obj.kind, obj.value = row.pk, row.kind, row.value

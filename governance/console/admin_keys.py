@@ -18,7 +18,7 @@ from django.views.decorators.debug import sensitive_variables
 from unfold.decorators import action, display
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
-from governance.console.access import Access, access_of, actor_of
+from governance.console.access import Access, access_of, actor_of, signed_in
 from governance.console.admin_tenants import managed_tenants
 from governance.console.base import ConsoleAdmin
 from governance.console.display import STATE_LABELS, code
@@ -157,15 +157,15 @@ class ApiKeyAdmin(ConsoleAdmin):
             obj.tenant,
             obj.name,
             team=obj.team,
-            created_by=request.user,  # type: ignore[arg-type]  # signed in, or the page was refused
+            created_by=signed_in(request),
             actor=actor_of(request),
             **chosen,
         )
         obj.pk = issued.key.pk
-        request.issued_key = issued  # type: ignore[attr-defined]  # this request's, gone with it
+        vars(request)["issued_key"] = issued  # this request's, gone with it
 
     def response_add(self, request: HttpRequest, obj: ApiKey, post_url_continue: Any = None) -> HttpResponse:
-        return self._show_once(request, request.issued_key)  # type: ignore[attr-defined]
+        return self._show_once(request, vars(request)["issued_key"])
 
     @sensitive_variables("issued")
     def _show_once(self, request: HttpRequest, issued: IssuedKey, old: ApiKey | None = None) -> HttpResponse:
@@ -199,7 +199,7 @@ class ApiKeyAdmin(ConsoleAdmin):
                 issued = rotate_key(
                     key,
                     form.cleaned_data["overlap_seconds"],
-                    created_by=request.user,  # type: ignore[arg-type]
+                    created_by=signed_in(request),
                     actor=actor_of(request),
                 )
             except KeyStateError as error:

@@ -15,6 +15,7 @@ from unfold.widgets import UnfoldAdminSelectWidget
 from governance.console.access import Access, access_of, actor_of
 from governance.console.admin_tenants import managed_tenants
 from governance.console.base import ConsoleAdmin
+from governance.console.fields import offer
 from governance.console.pages import form_page, posted
 from governance.console.site import console_site
 from governance.limits.limits import MEASURES, remove_limit, set_limit
@@ -37,8 +38,8 @@ class LimitForm(ModelForm):
             for fixed in ("scope", "team", "key"):
                 self.fields.pop(fixed, None)
             return
-        self.fields["team"].queryset = Team.objects.select_related("tenant")  # type: ignore[attr-defined]
-        self.fields["key"].queryset = ApiKey.objects.filter(revoked_at=None)  # type: ignore[attr-defined]
+        offer(self, "team", Team.objects.select_related("tenant"))
+        offer(self, "key", ApiKey.objects.filter(revoked_at=None))
 
     def clean(self) -> dict[str, Any]:
         data = super().clean() or {}

@@ -12,10 +12,11 @@ from django.shortcuts import redirect
 from unfold.decorators import action, display
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
-from governance.console.access import Access, access_of, actor_of
+from governance.console.access import Access, access_of, actor_of, signed_in
 from governance.console.admin_tenants import managed_tenants
 from governance.console.base import MadeOnceAdmin
 from governance.console.display import STATE_LABELS
+from governance.console.fields import offer
 from governance.console.pages import form_page, posted
 from governance.console.site import console_site
 from tenants.models import ApiKey, Pause, Team, Tenant
@@ -42,8 +43,8 @@ class PauseForm(ModelForm):
         super().__init__(*args, **kwargs)
         if "team" in self.fields:
             access, live = self.access, ApiKey.objects.filter(revoked_at=None)
-            self.fields["team"].queryset = access.visible(Team.objects.all(), team_field="id")  # type: ignore[attr-defined]
-            self.fields["key"].queryset = access.visible(live)  # type: ignore[attr-defined]
+            offer(self, "team", access.visible(Team.objects.all(), team_field="id"))
+            offer(self, "key", access.visible(live))
 
     def clean(self) -> dict[str, Any]:
         data = super().clean() or {}
@@ -124,7 +125,7 @@ class PauseAdmin(MadeOnceAdmin):
             obj.reason,
             scope=data["scope"],
             ref=ref_of(data),
-            began_by=request.user,  # type: ignore[arg-type]  # signed in, or the page was refused
+            began_by=signed_in(request),
             actor=actor_of(request),
         )
         obj.pk, obj.scope, obj.scope_ref = row.pk, row.scope, row.scope_ref

@@ -19,6 +19,7 @@ from governance.console.access import Access, access_of, actor_of
 from governance.console.admin_tenants import managed_tenants
 from governance.console.base import MadeOnceAdmin, ReadOnlyAdmin
 from governance.console.display import when
+from governance.console.fields import field_of
 from governance.console.pages import form_page, posted
 from governance.console.site import console_site
 from governance.core.clock import utcnow
@@ -91,10 +92,8 @@ class DiscountForm(ModelForm):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         known = KnownModel.objects.filter(superseded_in=None).values_list("model_id", flat=True)
-        self.fields["model_id"].choices = [  # type: ignore[attr-defined]
-            (ANY, "Every model"),
-            *((name, name) for name in known),
-        ]
+        names = [(name, name) for name in known]
+        field_of(self, "model_id", forms.ChoiceField).choices = [(ANY, "Every model"), *names]
         self.fields["effective_from"].required = False
         self.fields["effective_from"].help_text = "Now, unless told."
 

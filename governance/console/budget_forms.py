@@ -11,7 +11,14 @@ from governance.budgets import lookups
 from governance.budgets.limits import find_identity, set_budget
 from governance.budgets.models import Budget, IncreaseRequest, PeriodKind, Scope, WeekDay
 from governance.budgets.subjects import TIERS
-from governance.console.fields import MomentField, UsdField, parse_percents, time_zone_choices
+from governance.console.fields import (
+    MomentField,
+    UsdField,
+    field_of,
+    offer,
+    parse_percents,
+    time_zone_choices,
+)
 from tenants.lookups import NotFound
 from tenants.models import ApiKey, Team
 from tenants.scope import tenant_scope
@@ -99,8 +106,8 @@ class BudgetForm(ModelForm):
             self.initial["cap"] = self.instance.subjects_max
             self.initial["alerts"] = ", ".join(map(str, self.instance.alert_percents))
         else:
-            self.fields["team"].queryset = Team.objects.select_related("tenant")  # type: ignore[attr-defined]
-            self.fields["key"].queryset = ApiKey.objects.filter(revoked_at=None)  # type: ignore[attr-defined]
+            offer(self, "team", Team.objects.select_related("tenant"))
+            offer(self, "key", ApiKey.objects.filter(revoked_at=None))
             self.fields["name"].required = False
 
     def clean_alerts(self) -> list[int]:
@@ -226,7 +233,7 @@ class RaiseForm(AmountForm):
 
     def __init__(self, *args: Any, budget: Budget, **kwargs: Any) -> None:
         super().__init__(*args, budget=budget, **kwargs)
-        self.fields["until"].read_in(budget.time_zone)  # type: ignore[attr-defined]
+        field_of(self, "until", MomentField).read_in(budget.time_zone)
 
     def arguments(self) -> dict[str, Any]:
         return {**super().arguments(), "until": self.cleaned_data["until"]}
@@ -246,9 +253,8 @@ class TransferForm(AmountForm):
     def __init__(self, *args: Any, budget: Budget, **kwargs: Any) -> None:
         super().__init__(*args, budget=budget, **kwargs)
         others = Budget.objects.filter(tenant_id=budget.tenant_id, closed_at=None)
-        self.fields["to"].queryset = (others if budget.each else others.exclude(pk=budget.pk)).order_by(  # type: ignore[attr-defined]
-            "name", "pk"
-        )
+        others = others if budget.each else others.exclude(pk=budget.pk)
+        offer(self, "to", others.order_by("name", "pk"))
 
     def clean(self) -> dict[str, Any]:
         data = super().clean() or {}
@@ -283,7 +289,7 @@ class ApproveForm(forms.Form):
     def __init__(self, *args: Any, request: IncreaseRequest, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.initial["amount_usd"] = request.amount_nanos
-        self.fields["until"].read_in(request.budget.time_zone)  # type: ignore[attr-defined]
+        field_of(self, "until", MomentField).read_in(request.budget.time_zone)
 
 
 class DenyForm(forms.Form):

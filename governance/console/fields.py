@@ -5,6 +5,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from django import forms
+from django.db.models import QuerySet
 from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 
 from governance.core.money import nanos_to_usd, usd_to_nanos
@@ -87,6 +88,18 @@ class TagsField(forms.CharField):
             return self.clean(data) != (initial or {})
         except forms.ValidationError:
             return True
+
+
+def field_of[F: forms.Field](form: forms.BaseForm, name: str, kind: type[F]) -> F:
+    """The form's field of that name, which is of that kind."""
+    found = form.fields[name]
+    assert isinstance(found, kind)
+    return found
+
+
+def offer(form: forms.BaseForm, name: str, rows: "QuerySet[Any]") -> None:
+    """Let the field choose among these rows."""
+    field_of(form, name, forms.ModelChoiceField).queryset = rows
 
 
 def time_zone_choices() -> list[tuple[str, str]]:

@@ -18,6 +18,6 @@ class TenantScopeMiddleware:
         if not request.user.is_authenticated:
             return self.get_response(request)
         access = load_access(request.user)
-        request.access = access  # type: ignore[attr-defined]
+        vars(request)["access"] = access
         with platform_scope() if access.is_platform else tenant_scope(*access.tenant_ids):
             return self.get_response(request)

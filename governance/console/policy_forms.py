@@ -9,6 +9,7 @@ from django.utils.safestring import SafeString
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
 from governance.console.access import Access
+from governance.console.fields import field_of, offer
 from governance.routing.drafts import Checked, Problem
 from governance.routing.models import SOURCE_LENGTH_MAX, RoutingPolicy, Scope
 from governance.routing.policies import PolicyRefused, find_policy, stamp
@@ -113,8 +114,9 @@ class PolicyForm(ModelForm):
             teams = teams.filter(tenant__in=managed) | teams.filter(pk__in=led)
             keys = keys.filter(tenant__in=managed) | keys.filter(team__in=led)
             if not managed:
-                self.fields["scope"].choices = Scope.choices[1:]  # type: ignore[attr-defined]
-        self.fields["team"].queryset, self.fields["key"].queryset = teams, keys  # type: ignore[attr-defined]
+                field_of(self, "scope", forms.ChoiceField).choices = Scope.choices[1:]
+        offer(self, "team", teams)
+        offer(self, "key", keys)
 
     def clean_draft(self) -> str:
         return str(self.cleaned_data["draft"]).replace("\r\n", "\n")

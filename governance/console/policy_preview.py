@@ -11,7 +11,7 @@ from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
 from governance.budgets.terms import LOAD_TERMS, covering, terms_from_row
 from governance.console.access import Access
-from governance.console.fields import MomentField, TagsField
+from governance.console.fields import MomentField, TagsField, field_of, offer
 from governance.core.clock import utcnow
 from governance.ledger.models import BudgetPeriod, DatabaseNow, limit_now
 from governance.pricing.loading import load_book
@@ -75,11 +75,11 @@ class PreviewForm(forms.Form):
     def __init__(self, policy: RoutingPolicy, access: Access, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         keys = access.visible(governed_keys(policy))
-        self.fields["key"].queryset = keys  # type: ignore[attr-defined]
-        self.fields["at"].read_in(policy.tenant.time_zone)  # type: ignore[attr-defined]
+        offer(self, "key", keys)
+        field_of(self, "at", MomentField).read_in(policy.tenant.time_zone)
         if policy.scope == Scope.KEY:
             self.fields["key"].initial = keys.last()
-            self.fields["key"].empty_label = None  # type: ignore[attr-defined]
+            field_of(self, "key", forms.ModelChoiceField).empty_label = None
             self.fields["key"].required = True
         if policy.live is None:
             del self.fields["use"]
