@@ -51,10 +51,9 @@ def export_costs(
             progress(ledger.entries, None)
         exported, billed = Exported(entries=ledger.entries, nanos=ledger.nanos), Decimal(0)
         names, books, done = _names(tenant), Books(tenant.pk), 0
-        keep = (lambda name: True) if tags is None else frozenset(tags).__contains__
         with csv_file(path, COLUMNS, NUMBERS) as write:
             for start in month.days():
-                day = Day(books, keep)
+                day = Day(books, tags)
                 for page in facts.entries_of_day(tenant.pk, month, start, ledger.far.get(start, ())):
                     day.add(page)
                     done += len(page)

@@ -3,6 +3,7 @@
 Every statement is a short transaction with a time limit; nobody who settles a call ever waits for an export.
 """
 
+import json
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,11 +14,10 @@ from uuid import UUID
 
 from django.db import connection, transaction
 
-from governance.calls.models import Attempt, Call
 from governance.core.ids import id_floor
 from governance.exports.months import DAY, Month, month_of
 from governance.ledger.kinds import EntryKind
-from governance.ledger.models import Hold, LedgerEntry
+from governance.ledger.models import LedgerEntry
 
 if TYPE_CHECKING:
     from django.db.backends.utils import CursorWrapper
@@ -49,11 +49,44 @@ SELECT (SELECT id FROM page ORDER BY id DESC LIMIT 1), count(*), coalesce(sum(am
 FROM ours
 """
 _ENTRY = ("id", "kind", "basis", "key_id", "call_id", "corrects_id", "amount_nanos", "reason")
-_ATTEMPT = (
-    "id", "call_id", "served_model", "requested_model", "speed", "service_tier", "inference_geo",
-    "input_tokens", "cache_creation_5m_tokens", "cache_creation_1h_tokens", "cache_read_input_tokens",
-    "output_tokens", "web_search_requests", "passes", "cost_nanos", "price_version",
-)  # fmt: skip
+# Thousands of ids: an array is one parameter, and PostgreSQL leaves out the months that have none of them.
+_ATTEMPTS = """
+SELECT id, call_id, served_model, requested_model, speed, service_tier, inference_geo, input_tokens,
+       cache_creation_5m_tokens, cache_creation_1h_tokens, cache_read_input_tokens, output_tokens,
+       web_search_requests, passes::text, cost_nanos, price_version
+FROM calls_attempt WHERE tenant_id = %(tenant)s AND id = ANY(%(ids)s)
+"""
+_CHARGES = "SELECT id, at FROM ledger_ledgerentry WHERE tenant_id = %(tenant)s AND id = ANY(%(ids)s)"
+_CALLS = "SELECT id, team_id, tags::text FROM calls_call WHERE tenant_id = %(tenant)s AND id = ANY(%(ids)s)"
+# A call that goes on has no row yet, but a hold, whose memo says the same. The one comes in the transaction
+# in which the other goes, and this is one statement: it finds either.
+_CALLS_UNDER_WAY = """
+SELECT id, team_id, tags::text FROM calls_call WHERE tenant_id = %(tenant)s AND id = ANY(%(ids)s)
+UNION ALL
+SELECT (memo ->> 'call')::uuid, (memo ->> 'team')::bigint, (memo -> 'tags')::text
+FROM ledger_hold WHERE tenant_id = %(tenant)s AND memo ->> 'call' = ANY(%(ids)s::uuid[]::text[])
+"""
+
+
+class AttemptRow(NamedTuple):
+    """The columns of calls.models.Attempt that tell what was used and what it cost."""
+
+    id: UUID
+    call_id: UUID
+    served_model: str | None
+    requested_model: str | None
+    speed: str | None
+    service_tier: str | None
+    inference_geo: str | None
+    input_tokens: int | None
+    cache_creation_5m_tokens: int | None
+    cache_creation_1h_tokens: int | None
+    cache_read_input_tokens: int | None
+    output_tokens: int | None
+    web_search_requests: int | None
+    passes: list[dict[str, Any]] | None
+    cost_nanos: int
+    price_version: int
 
 
 class Entry(NamedTuple):
@@ -67,9 +100,9 @@ class Entry(NamedTuple):
     corrected_month: datetime | None
     """The month whose charge it corrects; None for a charge."""
     team_id: int | None
-    tags: dict[str, str]
-    attempt: Any
-    """The columns of its row that _ATTEMPT names; None where there is no row."""
+    tags: str
+    """A JSON object, as PostgreSQL writes it."""
+    attempt: AttemptRow | None
 
 
 @dataclass(slots=True)
@@ -124,18 +157,26 @@ def entries_of_day(tenant_id: int, month: Month, day: datetime, far: Sequence[UU
 
 def _page(tenant_id: int, rows: "QuerySet[LedgerEntry]") -> tuple[UUID | None, list[Entry]]:
     """The first rows with what they were for, and the last one's id; (None, []) where there are none."""
-    with _short_transaction():
+    with _short_transaction() as cursor:
         entries = list(rows.values_list(*_ENTRY, named=True)[:ENTRIES_AT_ONCE])
         if not entries:
             return None, []
-        attempts = _by_id(Attempt, tenant_id, [entry.corrects_id or entry.id for entry in entries], *_ATTEMPT)
-        corrected = [entry.corrects_id for entry in entries if entry.corrects_id]
-        charges = _by_id(LedgerEntry, tenant_id, corrected, "id", "at")
-        calls = _calls(tenant_id, {entry.call_id for entry in entries})
+
+        def found(sql: str, ids: Collection[UUID]) -> dict[UUID, tuple[Any, ...]]:
+            if not ids:
+                return {}
+            cursor.execute(sql, {"tenant": tenant_id, "ids": list(ids)})
+            return {row[0]: row for row in cursor.fetchall()}
+
+        attempts = found(_ATTEMPTS, [entry.corrects_id or entry.id for entry in entries])
+        charges = found(_CHARGES, {entry.corrects_id for entry in entries} - {None})
+        call_ids = {entry.call_id for entry in entries}
+        calls = found(_CALLS, call_ids)
+        calls |= found(_CALLS_UNDER_WAY, call_ids - calls.keys())
     page = []
     for entry in entries:
-        team_id, tags = calls.get(entry.call_id, (None, {}))
-        charge = charges.get(entry.corrects_id)
+        _, team_id, tags = calls.get(entry.call_id, (None, None, "{}"))
+        attempt, charge = attempts.get(entry.corrects_id or entry.id), charges.get(entry.corrects_id)
         page.append(
             Entry(
                 entry.kind,
@@ -143,39 +184,18 @@ def _page(tenant_id: int, rows: "QuerySet[LedgerEntry]") -> tuple[UUID | None, l
                 entry.key_id,
                 entry.amount_nanos,
                 entry.reason,
-                None if charge is None else month_of(charge.at),
+                None if charge is None else month_of(charge[1]),
                 team_id,
                 tags,
-                attempts.get(entry.corrects_id or entry.id),
+                None if attempt is None else _attempt(attempt),
             )
         )
     return entries[-1].id, page
 
 
-def _calls(tenant_id: int, call_ids: set[UUID]) -> dict[UUID, tuple[int | None, dict[str, str]]]:
-    """call id → its team and tags. A call that goes on has no row yet, but a hold, whose memo says the same;
-    one whose hold is gone by then has its row, for both happen in one transaction."""
-    found = _teams_and_tags(tenant_id, call_ids)
-    missing = call_ids - found.keys()
-    if missing:
-        for memo in Hold.objects.filter(
-            tenant_id=tenant_id, memo__call__in=[str(call_id) for call_id in missing]
-        ).values_list("memo", flat=True):
-            found[UUID(memo["call"])] = (memo["team"], memo["tags"])
-        found |= _teams_and_tags(tenant_id, missing)
-    return found
-
-
-def _teams_and_tags(tenant_id: int, call_ids: set[UUID]) -> dict[UUID, tuple[int | None, dict[str, str]]]:
-    rows = _by_id(Call, tenant_id, call_ids, "id", "team_id", "tags")
-    return {call_id: (row.team_id, row.tags) for call_id, row in rows.items()}
-
-
-def _by_id(model: Any, tenant_id: int, ids: Collection[UUID], *columns: str) -> dict[UUID, Any]:
-    if not ids:
-        return {}
-    rows = model.objects.filter(tenant_id=tenant_id, pk__in=ids).values_list(*columns, named=True)
-    return {row.id: row for row in rows}
+def _attempt(columns: tuple[Any, ...]) -> AttemptRow:
+    row = AttemptRow._make(columns)
+    return row if row.passes is None else row._replace(passes=json.loads(columns[13]))
 
 
 def _floor(instant: datetime) -> UUID:

@@ -13,7 +13,7 @@ from governance.core.meters import Meter
 from governance.core.money import NANOS_PER_USD
 from governance.exports.items import Item, Kind, Sum
 from governance.exports.months import DAY, Month
-from governance.pricing.book import Line
+from governance.pricing.book import UnitPrice
 from governance.pricing.tables import COST_DENOMINATOR
 
 _USD_PLACES = 27
@@ -136,7 +136,7 @@ def row_of(item: Item, found: Sum, *, month: Month, day: datetime, names: Names)
     return row | _unpriced(item, month)
 
 
-def _usage(priced: Line, units: int, names: Names) -> dict[str, str]:
+def _usage(priced: UnitPrice, units: int, names: Names) -> dict[str, str]:
     meter, geo = METER_FACTS[priced.meter], priced.inference_geo
     sku = f"{priced.model}/{priced.meter}"
     price = [sku, priced.variant]

@@ -6,9 +6,10 @@ of the ledger that is no priced usage: whatever comes in goes out, under a name.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache, partial
 from typing import Any, Literal, NamedTuple
 
 from django.db import connection
@@ -18,12 +19,14 @@ from governance.desk.rerating import passes_of
 from governance.exports.facts import Entry
 from governance.exports.months import ExportRefused
 from governance.ledger.kinds import Basis
-from governance.pricing.book import Line, PriceBook
+from governance.pricing.book import PriceBook, UnitPrice
 from governance.pricing.loading import load_book, load_contract_rates
 from governance.pricing.tables import COST_DENOMINATOR
 
 ITEMS_PER_DAY_MAX = 100_000
 """About 100 MB. More means that a tag has a value of its own for almost every call."""
+
+_TEXTS_KEPT = 10_000
 
 Kind = Literal["usage", "rounding", "whole_hold", "operator_share", "unexplained", "credit", "correction"]
 """usage: priced by meter. rounding: to whole nano-dollars, less than one a call. whole_hold: nobody can tell
@@ -38,11 +41,11 @@ class Item(NamedTuple):
     team_id: int | None
     key_id: int | None
     tags: str
-    """A JSON object."""
+    """A JSON object, as text."""
     basis: str | None
     model: str | None
-    priced: Line | None
-    """For usage: the meter and its prices, with no units."""
+    priced: UnitPrice | None
+    """For usage: the meter and its prices."""
     reason: str | None = None
     corrected_month: datetime | None = None
 
@@ -76,17 +79,18 @@ class Books:
 
 
 class Day:
-    """The items of one day. `keep` says which tags an item is told apart by."""
+    """The items of one day. `tags` are those that they are told apart by; None: all."""
 
-    def __init__(self, books: Books, keep: Callable[[str], bool]) -> None:
+    def __init__(self, books: Books, tags: Collection[str] | None) -> None:
         self._books = books
-        self._keep = keep
+        self._tags = str if tags is None else lru_cache(_TEXTS_KEPT)(partial(_only, frozenset(tags)))
         self.sums: dict[Item, Sum] = {}
 
     def add(self, entries: Iterable[Entry]) -> None:
         """ExportRefused where the day has more items than fit in memory."""
         for entry in entries:
-            seen: set[Item] = set()
+            # An attempt of several passes is one request, also in an item that several of them are part of.
+            seen: set[Item] | None = set() if entry.attempt and entry.attempt.passes else None
             for item, units, amount, list_amount in self._parts(entry):
                 found = self.sums.get(item)
                 if found is None:
@@ -94,7 +98,9 @@ class Day:
                 found.units += units
                 found.amount += amount
                 found.list_amount += list_amount
-                if item not in seen:  # an attempt of several passes is one request
+                if seen is None:
+                    found.requests += 1
+                elif item not in seen:
                     seen.add(item)
                     found.requests += 1
         if len(self.sums) > ITEMS_PER_DAY_MAX:
@@ -107,9 +113,7 @@ class Day:
         """(item, units, amount, list amount) of what makes up an entry; the amounts add up to its own."""
         attempt = entry.attempt
         model = None if attempt is None else attempt.served_model or attempt.requested_model
-        tags = {name: value for name, value in entry.tags.items() if self._keep(name)} if entry.tags else {}
-        text = json.dumps(tags, sort_keys=True, ensure_ascii=False, separators=(",", ":")) if tags else "{}"
-        whose = (entry.team_id, entry.key_id, text, entry.basis)
+        whose = (entry.team_id, entry.key_id, self._tags(entry.tags), entry.basis)
 
         def other(kind: Kind, amount: int) -> tuple[Item, int, int, int]:
             return Item(kind, *whose, model, None), 0, amount, amount
@@ -124,11 +128,10 @@ class Day:
             yield other("whole_hold", amount)
             return
         explained = 0
-        for line in () if attempt is None else self._lines(attempt):
-            cost = line.units * line.rate
+        for price, units in () if attempt is None else self._lines(attempt):
+            cost = units * price.rate
             explained += cost
-            priced = line._replace(units=0)
-            yield Item("usage", *whose, line.model, priced), line.units, cost, line.units * line.list_rate
+            yield Item("usage", *whose, price.model, price), units, cost, units * price.list_rate
         cost = amount if attempt is None else attempt.cost_nanos * COST_DENOMINATOR
         if cost != amount:
             yield other("operator_share", amount - cost)
@@ -136,6 +139,11 @@ class Day:
         if left:
             yield other("rounding" if 0 < left < COST_DENOMINATOR else "unexplained", left)
 
-    def _lines(self, attempt: Any) -> list[Line]:
+    def _lines(self, attempt: Any) -> list[tuple[UnitPrice, int]]:
         at = datetime.fromtimestamp(id_time_ms(attempt.call_id) / 1000, UTC)
         return self._books.of(attempt.price_version).lines(passes_of(attempt), at)
+
+
+def _only(tags: frozenset[str], text: str) -> str:
+    """The JSON text with these tags only, spelled as PostgreSQL does."""
+    return json.dumps({k: v for k, v in json.loads(text).items() if k in tags}, ensure_ascii=False)

@@ -42,9 +42,9 @@ class Cost(msgspec.Struct, frozen=True):
     unknown_models: tuple[str, ...]
 
 
-class Line(NamedTuple):
-    """One meter of one pass, priced. `list_rate` and `rate` are nano-dollars a unit, times COST_DENOMINATOR:
-    the sum of units × rate over an attempt, rounded up, is its cost."""
+class UnitPrice(NamedTuple):
+    """What a unit of one meter costs: `list_rate` and `rate` are nano-dollars × COST_DENOMINATOR. The sum of
+    units × rate over an attempt, rounded up, is its cost."""
 
     model: str
     """The model's id; the name as served where it is not known."""
@@ -52,7 +52,6 @@ class Line(NamedTuple):
     inference_geo: str
     above_prompt_tokens: int
     meter: Meter
-    units: int
     list_rate: int
     rate: int
 
@@ -97,8 +96,8 @@ class PriceBook:
         list_nanos = ceil_div(list_numerator, tables.LIST_DENOMINATOR)
         return Cost(cost_nanos, list_nanos, by_meter, tuple(sorted(unknown)) if unknown else ())
 
-    def lines(self, passes: Iterable[Pass], at: datetime) -> list[Line]:
-        """The same, not yet rounded: what each meter of each pass was used for, and its two prices."""
+    def lines(self, passes: Iterable[Pass], at: datetime) -> list[tuple[UnitPrice, int]]:
+        """The same, not yet rounded: the units of each meter of each pass, and what one of them costs."""
         epoch = self._epoch(at)
         found = []
         for served in passes:
@@ -107,18 +106,16 @@ class PriceBook:
             model = name if facts is None else facts.model_id
             for meter, count in enumerate(served.usage.units):
                 if count:
-                    found.append(
-                        Line(
-                            model,
-                            variant,
-                            served.inference_geo,
-                            tier.above_prompt_tokens,
-                            METERS[meter],
-                            count,
-                            rates[meter] * PPM,
-                            rates[meter] * keep_ppm if own is None else own[meter],
-                        )
+                    price = UnitPrice(
+                        model,
+                        variant,
+                        served.inference_geo,
+                        tier.above_prompt_tokens,
+                        METERS[meter],
+                        rates[meter] * PPM,
+                        rates[meter] * keep_ppm if own is None else own[meter],
                     )
+                    found.append((price, count))
         return found
 
     def worst_case(

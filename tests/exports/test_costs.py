@@ -180,6 +180,6 @@ def test_every_mandatory_column_is_there_and_ours_come_last(books: Books) -> Non
     assert row["ChargePeriodEnd"] == focus.instant(NOON.replace(hour=0) + timedelta(days=1))
     assert (row["ServiceName"], row["Tags"], row["BillingCurrency"]) == (
         "Claude API",
-        '{"feature":"faq"}',
+        '{"feature": "faq"}',
         "USD",
     )

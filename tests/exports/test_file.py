@@ -110,7 +110,7 @@ def test_tags_tell_rows_apart_as_far_as_asked(books: Books, monkeypatch: pytest.
         books.charge(used(SONNET, 1), tags={"feature": "faq", "user": f"u{user}"})
     assert len(books.export()) == 4
     (row,) = books.export("--tag", "feature")
-    assert (row["Tags"], row["ConsumedQuantity"]) == ('{"feature":"faq"}', "4")
+    assert (row["Tags"], row["ConsumedQuantity"]) == ('{"feature": "faq"}', "4")
     (row,) = books.export("--no-tags")
     assert (row["Tags"], row["x_RequestCount"]) == ("{}", "4")
     monkeypatch.setattr(items, "ITEMS_PER_DAY_MAX", 3)
@@ -129,7 +129,7 @@ def test_a_call_that_goes_on_counts_to_its_team(books: Books) -> None:
         )  # fmt: skip
     books.charge(used(SONNET, 1), call_id=call_id, call_goes_on=True)
     (row,) = books.export()
-    assert (row["SubAccountName"], row["Tags"]) == ("Search", '{"feature":"faq"}')
+    assert (row["SubAccountName"], row["Tags"]) == ("Search", '{"feature": "faq"}')
 
 
 @pytest.mark.parametrize("lost", ["a kind of entry", "a page"])

@@ -50,4 +50,4 @@ def test_an_export_of_real_calls_is_what_ledger_sum_says(stack: Stack, tmp_path:
         ("claude-haiku-5-5/output", "30"),
     }
     assert {row["x_ChargeKind"] for row in rows} == {"usage", "whole_hold", "credit"}
-    assert {row["Tags"] for row in rows} == {'{"feature":"faq"}'}
+    assert {row["Tags"] for row in rows} == {'{"feature": "faq"}'}

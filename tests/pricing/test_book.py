@@ -151,10 +151,12 @@ def test_lines_are_the_cost_before_it_is_rounded(
 ) -> None:
     own_book = book.with_contract(terms)
     cost, lines = own_book.rate(passes, at), own_book.lines(passes, at)
-    assert ceil_div(sum(line.units * line.rate for line in lines), COST_DENOMINATOR) == cost.cost_nanos
-    assert ceil_div(sum(line.units * line.list_rate for line in lines), COST_DENOMINATOR) == cost.list_nanos
-    assert {line.meter for line in lines} == set(cost.by_meter)
-    assert sum(line.units for line in lines) == sum(sum(each.usage.units) for each in passes)
+    assert ceil_div(sum(units * price.rate for price, units in lines), COST_DENOMINATOR) == cost.cost_nanos
+    assert (
+        ceil_div(sum(units * price.list_rate for price, units in lines), COST_DENOMINATOR) == cost.list_nanos
+    )
+    assert {price.meter for price, _ in lines} == set(cost.by_meter)
+    assert sum(units for _, units in lines) == sum(sum(each.usage.units) for each in passes)
 
 
 @given(st.lists(PASSES, min_size=1, max_size=4), INSTANTS, CONTRACTS)
