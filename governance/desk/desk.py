@@ -41,8 +41,9 @@ log = logging.getLogger(__name__)
 
 HOLDS_PER_BATCH_MAX = 512
 OTHERS_PER_BATCH_MAX = 1024
+RECORDS_PER_BATCH_MAX = 256
 RECORD_DELAY_SECONDS = 0.2
-"""Facts without money wait this long for company; with money they go at once."""
+"""Facts without money wait this long, or until a batch is full, for company; with money they go at once."""
 RECORDS_QUEUED_MAX = 20_000
 """During a long outage the oldest refusals are forgotten; money never is."""
 HOLD_TRIES_MAX = 3
@@ -92,7 +93,7 @@ class Desk:
         self._room = WaitingRoom(
             self._wake.set, waiters_max=waiters_max, waiters_of_tenant_max=waiters_of_tenant_max
         )
-        self._heartbeat_due = False
+        self._heartbeat_due = self._records_due = False
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
         self.failed: BaseException | None = None
@@ -200,17 +201,27 @@ class Desk:
 
     def record(self, call: CallRecord) -> asyncio.Future[bool]:
         """Write a call that took no hold, within a second."""
-        loop = asyncio.get_running_loop()
-        queued: Queued[CallRecord] = Queued(call, loop.create_future())
+        queued: Queued[CallRecord] = Queued(call, asyncio.get_running_loop().create_future())
         if len(self._records) >= RECORDS_QUEUED_MAX:
             if not self.records_dropped:
                 log.error("More than %d refusals wait to be recorded; the oldest go.", RECORDS_QUEUED_MAX)
             self._records.popleft().answer(False)
             self.records_dropped += 1
-        if not self._records:
-            loop.call_later(RECORD_DELAY_SECONDS, self._wake.set)
         self._records.append(queued)
+        if len(self._records) in (1, RECORDS_PER_BATCH_MAX):
+            self._gather_records()
         return queued.future
+
+    def _gather_records(self) -> None:
+        """Let them wait for company, if they may."""
+        if len(self._records) >= RECORDS_PER_BATCH_MAX:
+            self._write_records()
+        elif self._records:
+            asyncio.get_running_loop().call_later(RECORD_DELAY_SECONDS, self._write_records)
+
+    def _write_records(self) -> None:
+        self._records_due = True
+        self._wake.set()
 
     def heartbeat(self) -> None:
         """Write a batch soon even if it is empty: it renews the lease and proves that the desk works."""
@@ -233,7 +244,7 @@ class Desk:
                     free = await self._aside.give_back()
                     self._settlements.extendleft(reversed(free.settlements))
                     self._shrinks.extendleft(reversed(free.shrinks))
-                while self.queue_depth or self._heartbeat_due or self._room.due:
+                while self._is_anything_due:
                     await self._write(self._take())
                     self._writing = Taken()
         except asyncio.CancelledError:
@@ -245,15 +256,24 @@ class Desk:
             self._tell_everyone(DeskUnavailable("The ledger's writer failed."))
             self._on_fatal(error)
 
+    @property
+    def _is_anything_due(self) -> bool:
+        """Records go with whatever else is written; they alone are no reason to, until they are due."""
+        if self._holds or self._settlements or self._shrinks or self._heartbeat_due or self._room.due:
+            return True
+        return bool(self._records) and (self._records_due or self._stopping)
+
     def _take(self) -> Taken:
         """The next batch: settlements first, so that they make room for holds."""
         self._heartbeat_due = False
         self._writing = Taken(
             pop(self._settlements, OTHERS_PER_BATCH_MAX),
             pop(self._shrinks, OTHERS_PER_BATCH_MAX),
-            pop(self._records, OTHERS_PER_BATCH_MAX),
+            pop(self._records, RECORDS_PER_BATCH_MAX),
             [queued for queued in pop(self._holds, HOLDS_PER_BATCH_MAX) if not queued.future.done()],
         )
+        self._records_due = False
+        self._gather_records()
         if self._room or self._room.due:
             self._call_waiters(self._writing)
         return self._writing

@@ -9,7 +9,7 @@ import pytest
 
 from governance.core.ids import uuid7
 from governance.desk.batch import Batch, write
-from governance.desk.desk import Desk
+from governance.desk.desk import RECORDS_PER_BATCH_MAX, Desk
 from governance.desk.items import DeskUnavailable, Figures, Held, Refused, Settlement, Shrink
 from tests.desk.conftest import Fatal, Purse
 
@@ -261,6 +261,34 @@ async def test_refusals_are_recorded_within_a_second(desk: Desk, purse: Purse) -
     async with asyncio.timeout(1):
         assert await desk.record(call)
     assert purse.count("calls_call") == 1
+
+
+@pytest.mark.parametrize(
+    "count", [RECORDS_PER_BATCH_MAX - 1, RECORDS_PER_BATCH_MAX, 2 * RECORDS_PER_BATCH_MAX + 44]
+)
+async def test_however_many_refusals_come_at_once_the_last_of_them_is_recorded_within_a_second(
+    desk: Desk, purse: Purse, count: int
+) -> None:
+    calls = [purse.records(purse.hold(1), 0)[1] for _ in range(count)]
+    async with asyncio.timeout(1 + count / 500):
+        assert all(await asyncio.gather(*map(desk.record, calls)))
+    assert purse.count("calls_call") == count
+
+
+async def test_refusals_that_keep_coming_are_written_many_at_a_time(desk: Desk, purse: Purse) -> None:
+    def batches() -> int:
+        row = purse.connection.execute(
+            "SELECT batch FROM desk_workerlease WHERE id = %s", [desk.lease_id]
+        ).fetchone()
+        assert row is not None
+        return int(row[0])
+
+    begun, written = batches(), []
+    for _ in range(600):
+        written.append(desk.record(purse.records(purse.hold(1), 0)[1]))
+        await asyncio.sleep(0.0005)  # several come while a batch is written
+    assert all(await asyncio.gather(*written))
+    assert batches() - begun <= 20
 
 
 async def test_facts_land_in_the_partition_of_their_month(desk: Desk, purse: Purse) -> None:
