@@ -66,7 +66,7 @@ class Match(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     """Which calls. A field that is left out does not ask.
 
     tags            {name: value or values}; "*" is any value, so that the tag is there at all
-    keys, teams     public ids of keys, ids or slugs of teams
+    keys, teams     public ids of keys, which stand for their rotations too; ids or slugs of teams
     end_users       as the request's metadata names them
     models, tiers   what the client asked for; a tier is a model's family
     words           of the last user message: runs of letters and digits

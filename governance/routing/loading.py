@@ -26,13 +26,17 @@ UNREADABLE = Policy(
 LOAD_POLICIES = """
 SELECT policy.id, version.id, policy.scope, policy.scope_ref, version.document::text,
        (SELECT coalesce(jsonb_object_agg(slug, id), '{}') FROM tenants_team team
-        WHERE team.tenant_id = policy.tenant_id)
+        WHERE team.tenant_id = policy.tenant_id),
+       CASE WHEN version.document::text LIKE '%%"keys"%%' THEN (
+           SELECT coalesce(jsonb_agg(ids), '[]') FROM (
+               SELECT array_agg(public_id) FROM tenants_apikey key WHERE key.tenant_id = policy.tenant_id
+               GROUP BY lineage_id HAVING count(*) > 1) AS rotated (ids)) END
 FROM routing_routingpolicy policy JOIN routing_policyversion version ON version.id = policy.live_id
 WHERE policy.tenant_id = %s AND policy.enabled
 """
 """Rows for Routers; for any connection."""
 
-type Row = tuple[int, int, str, str, str, dict[str, int]]
+type Row = tuple[int, int, str, str, str, dict[str, int], list[list[str]] | None]
 
 
 class Routers:
@@ -43,8 +47,9 @@ class Routers:
     """
 
     def __init__(self, rows: Sequence[Row], models: Iterable[ModelFacts]) -> None:
-        self._rows = {(scope, ref): (policy, version, text) for policy, version, scope, ref, text, _ in rows}
+        self._rows = {(scope, ref): (policy, version, text) for policy, version, scope, ref, text, *_ in rows}
         self._team_ids = rows[0][5] if rows else {}
+        self._rotations = next((row[6] for row in rows if row[6] is not None), [])
         self._models = models
         self._routers: dict[tuple[int, ...], Router] = {}
 
@@ -62,7 +67,9 @@ class Routers:
     def _compiled(self, policies: Sequence[CompiledInput]) -> Router:
         """What passed an older release's checks and not this one's denies too, and breaks nothing else."""
         try:
-            return compile_router(policies, models=self._models, team_ids=self._team_ids)
+            return compile_router(
+                policies, models=self._models, team_ids=self._team_ids, rotations=self._rotations
+            )
         except Exception:
             rows = [policy.version_id for policy in policies]
             log.exception("Policies of the version rows %s cannot be compiled; they deny every call.", rows)

@@ -9,7 +9,7 @@ smallest cap holds, so that no team undoes what its tenant forbids. `final` ends
     route = router.route(CallFacts(…))
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -259,13 +259,15 @@ def compile_router(
     *,
     models: Iterable[ModelFacts],
     team_ids: Mapping[str, int] | None = None,
+    rotations: Iterable[Collection[str]] = (),
 ) -> Router:
     """The router of these policies, the key's before the team's before the tenant's.
 
-    `models` are the price book's; `team_ids` the ids of the tenant's teams by slug. The policies must have
-    passed checks.py.
+    `models` are the price book's; `team_ids` the ids of the tenant's teams by slug; `rotations` the public
+    ids of its keys that are one key to budgets and policies, together. The policies must have passed
+    checks.py.
     """
-    names = Names(models, team_ids or {})
+    names = Names(models, team_ids or {}, rotations)
     compiled = []
     for position, source in enumerate(policies):
         tiers = tier_models([later.policy.tiers for later in policies[position:]])

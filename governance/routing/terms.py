@@ -3,7 +3,7 @@
 The router and the preview use the very same tests, so that the preview cannot tell another story.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from zoneinfo import ZoneInfo
 
 from governance.pricing.rates import ModelFacts
@@ -17,11 +17,17 @@ _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 
 class Names:
-    """What names in a policy stand for: models and their aliases, and teams' slugs."""
+    """What names in a policy stand for: models and their aliases, teams' slugs, keys and their rotations."""
 
-    def __init__(self, models: Iterable[ModelFacts], team_ids: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        models: Iterable[ModelFacts],
+        team_ids: Mapping[str, int],
+        rotations: Iterable[Collection[str]] = (),
+    ) -> None:
         self._models = {name: model for model in models for name in (model.model_id, *model.aliases)}
         self._team_ids = team_ids
+        self._rotations = {public_id: frozenset(group) for group in rotations for public_id in group}
         self._tiers = {name: tier_of(model) for name, model in self._models.items()}
 
     def all_names(self, name: str) -> frozenset[str]:
@@ -49,6 +55,11 @@ class Names:
         """A team's slug, or its id in digits; None for neither."""
         team_id = self._team_ids.get(name)
         return int(name) if team_id is None and name.isascii() and name.isdigit() else team_id
+
+    def of_keys(self, public_ids: Iterable[str]) -> frozenset[str]:
+        """These and whatever they were rotated from or to."""
+        own = frozenset(public_ids)
+        return own.union(*(self._rotations.get(public_id, ()) for public_id in own))
 
 
 class Call:
@@ -129,7 +140,7 @@ def _identity(match: Match, names: Names) -> Iterable[Term]:
     for name, values in match.tags.items():
         yield _tag(name, (values,) if isinstance(values, str) else tuple(values))
     if match.keys:
-        keys = frozenset(match.keys)
+        keys = names.of_keys(match.keys)
         yield Term(
             "keys",
             _one_of(match.keys),

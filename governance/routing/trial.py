@@ -1,8 +1,9 @@
 """What a draft would do: the router of a key as it would be with that draft in force."""
 
 import msgspec
+from django.contrib.postgres.aggregates import ArrayAgg
 from django.db import connection
-from django.db.models import Q
+from django.db.models import Count, Q
 
 from governance.pricing.loading import read_models
 from governance.routing.document import Policy
@@ -37,4 +38,8 @@ def router_with(policy: RoutingPolicy, draft: Policy, key: ApiKey | None) -> Rou
             document = msgspec.convert(row.live.document, Policy)
             inputs.append(CompiledInput(row.pk, row.live.pk, document))
     team_ids = dict(Team.objects.filter(tenant_id=policy.tenant_id).values_list("slug", "pk"))
-    return compile_router(inputs, models=read_models(connection), team_ids=team_ids)
+    rotated = (
+        ApiKey.objects.filter(tenant_id=policy.tenant_id).values("lineage_id").annotate(keys=Count("pk"))
+    )
+    groups = rotated.filter(keys__gt=1).annotate(ids=ArrayAgg("public_id")).values_list("ids", flat=True)
+    return compile_router(inputs, models=read_models(connection), team_ids=team_ids, rotations=groups)

@@ -8,17 +8,20 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import psycopg
 import pytest
 from django.conf import settings
 from django.core.management import call_command
 
 from governance.gateway.snapshot import KeySnapshot, SnapshotStore
+from governance.routing.document import Policy
 from governance.routing.facts import CallFacts
 from governance.routing.models import RoutingPolicy
 from governance.routing.policies import create_policy, publish, roll_back, save_draft, set_enabled
 from governance.routing.route import Route
-from tenants.keys import IssuedKey, issue_key
+from governance.routing.trial import router_with
+from tenants.keys import IssuedKey, issue_key, rotate_key
 from tenants.scope import platform_scope
 from tests.gateway.asking import post
 from tests.harness import Account, Stack, make_tenant, start_stack
@@ -68,21 +71,23 @@ async def known(store: SnapshotStore, issued: IssuedKey) -> KeySnapshot:
     return found
 
 
+def facts_of(public_id: str, team_id: int | None) -> CallFacts:
+    return CallFacts(
+        model="claude-sonnet-5-5",
+        tags={},
+        key_public_id=public_id,
+        team_id=team_id,
+        now=datetime.now(UTC),
+        body_bytes=100,
+        stream=False,
+        first_turn=True,
+        max_tokens=64,
+    )
+
+
 def routed(key: KeySnapshot) -> Route:
     assert key.router is not None
-    return key.router.route(
-        CallFacts(
-            model="claude-sonnet-5-5",
-            tags={},
-            key_public_id=key.public_id,
-            team_id=key.team_id,
-            now=datetime.now(UTC),
-            body_bytes=100,
-            stream=False,
-            first_turn=True,
-            max_tokens=64,
-        )
-    )
+    return key.router.route(facts_of(key.public_id, key.team_id))
 
 
 async def test_a_publish_a_roll_back_and_a_switch_reach_every_worker_within_a_second(
@@ -178,6 +183,44 @@ async def test_a_keys_policy_goes_before_its_teams_before_its_tenants(account: A
         ):
             route = routed(await known(store, issued))
             assert (route.concise, route.stop_sequences, route.timeout_seconds) == (words, stops, 30)
+
+
+async def test_a_rule_about_a_key_is_about_its_rotations_too_on_the_path_and_in_the_preview(
+    account: Account,
+) -> None:
+    """Whichever of them it names, and also when it was published before the key was rotated."""
+    first, other = account.issued, await asyncio.to_thread(another_key, account)
+
+    def publish() -> RoutingPolicy:
+        named = f"when: {{keys: [{first.key.public_id}]}}"
+        return published(account, f"rules: [{{name: A, {named}, then: {{deny: Not this one.}}}}]")
+
+    def rotate(issued: IssuedKey) -> IssuedKey:
+        with platform_scope():
+            return rotate_key(issued.key, overlap_seconds=60)
+
+    policy = await asyncio.to_thread(publish)
+    async with workers() as [store]:
+        assert await denied(store, first) == "Not this one."
+        second = await asyncio.to_thread(rotate, first)
+        third = await asyncio.to_thread(rotate, second)
+        async with asyncio.timeout(5):
+            while await denied(store, third) is None:
+                await asyncio.sleep(0.05)
+        for issued in (first, second, third):
+            assert await denied(store, issued) == "Not this one."
+        assert (await known(store, other)).router is not None
+        assert await denied(store, other) is None
+
+    def previewed(issued: IssuedKey) -> str | None:
+        with platform_scope():
+            assert policy.live is not None
+            router = router_with(policy, msgspec.convert(policy.live.document, Policy), issued.key)
+        return router.route(facts_of(issued.key.public_id, None)).deny
+
+    for issued in (first, second, third):
+        assert await asyncio.to_thread(previewed, issued) == "Not this one."
+    assert await asyncio.to_thread(previewed, other) is None
 
 
 async def test_keys_that_the_same_policies_reach_share_one_router(account: Account) -> None:

@@ -13,7 +13,7 @@ CAPPED = policy({"then": {"max_tokens": {"cap": 500}}})
 
 def row(number: int, scope: str, ref: str, document: Policy | str) -> Row:
     text = document if isinstance(document, str) else msgspec.json.encode(document).decode()
-    return (number, 10 * number, scope, ref, text, {"research": 7})
+    return (number, 10 * number, scope, ref, text, {"research": 7}, None)
 
 
 def test_keys_that_the_same_policies_reach_share_a_router() -> None:
