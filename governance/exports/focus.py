@@ -31,7 +31,7 @@ CONDITIONAL = (
     "PricingCategory", "RegionId", "RegionName", "SkuId", "SkuMeter", "SkuPriceDetails", "SkuPriceId",
     "SubAccountId", "SubAccountName", "SubAccountType", "Tags",
 )  # fmt: skip
-RECOMMENDED = ("ChargeFrequency", "ServiceSubcategory")
+RECOMMENDED = ("ChargeFrequency", "InvoiceId", "ServiceSubcategory")
 OURS = (
     "x_ChargeKind", "x_Basis", "x_RequestCount", "x_KeyId", "x_KeyName", "x_CorrectedPeriodStart",
 )  # fmt: skip
@@ -154,7 +154,7 @@ def _usage(priced: UnitPrice, units: int, names: Names) -> dict[str, str]:
     return {
         "ChargeCategory": "Usage",
         "ChargeDescription": f"{priced.model}: {meter.name}",
-        "ConsumedQuantity": str(units),
+        "ConsumedQuantity": decimal(units, 0),
         "ConsumedUnit": meter.unit,
         "PricingQuantity": decimal(units, places),
         "PricingUnit": meter.pricing_unit,
@@ -192,10 +192,10 @@ def usd(amount: int) -> str:
 
 
 def decimal(whole: int, places: int) -> str:
-    """(1250, 3) → '1.25'. Exact, without an exponent."""
+    """(1250, 3) → '1.25'. Exact, without an exponent; always with a point, for readers that guess types."""
     digits = f"{abs(whole):0{places + 1}d}"
-    fraction = digits[-places:].rstrip("0")
-    text = f"{digits[:-places]}.{fraction}" if fraction else digits[:-places]
+    split = len(digits) - places
+    text = f"{digits[:split]}.{digits[split:].rstrip('0') or '0'}"
     return f"-{text}" if whole < 0 else text
 
 

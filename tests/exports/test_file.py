@@ -50,7 +50,7 @@ def test_a_month_is_exactly_what_was_written_between_its_ends(books: Books) -> N
     for at in (LAST_MONTH - moment, THIS_MONTH):
         books.charge(used(SONNET, 1_000), at=at)
     rows = books.export()
-    assert [row["ConsumedQuantity"] for row in rows] == ["1", "1"]
+    assert [row["ConsumedQuantity"] for row in rows] == ["1.0", "1.0"]
     assert billed_nanos(rows) == sum(entry.amount_nanos for entry in inside)
     assert rows[0]["ChargePeriodStart"] == focus.instant(LAST_MONTH)
     assert rows[1]["ChargePeriodEnd"] == focus.instant(THIS_MONTH)
@@ -64,7 +64,7 @@ def test_a_charge_is_of_the_day_that_it_was_written_on_however_old_its_call(
     books.charge(used(SONNET, 1), at=NOON - timedelta(days=days_open), written_at=NOON)
     books.charge(used(SONNET, 1), at=NOON)
     (row,) = books.export()
-    assert (row["ConsumedQuantity"], row["ChargePeriodStart"][:10]) == ("2", f"{NOON:%Y-%m-%d}")
+    assert (row["ConsumedQuantity"], row["ChargePeriodStart"][:10]) == ("2.0", f"{NOON:%Y-%m-%d}")
 
 
 def test_many_pages_lose_and_double_nothing(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +73,7 @@ def test_many_pages_lose_and_double_nothing(books: Books, monkeypatch: pytest.Mo
     for hour in range(23):
         books.charge(used(SONNET, 1), at=NOON - timedelta(hours=hour, minutes=1))
     rows = books.export()
-    assert sum(int(row["ConsumedQuantity"]) for row in rows) == 23
+    assert sum(Decimal(row["ConsumedQuantity"]) for row in rows) == 23
     assert "23 ledger entries" in books.said
 
 
@@ -84,7 +84,7 @@ def test_another_tenants_calls_are_never_in_the_file(books: Books) -> None:
     for whose, tokens in ((books, 1), (bob, 1_000)):
         whose.charge(used(SONNET, tokens), team="Search", tags={"whose": whose.account.tenant.slug})
     (alices,), (bobs,) = books.export(), bob.export()
-    assert (alices["ConsumedQuantity"], bobs["ConsumedQuantity"]) == ("1", "1000")
+    assert (alices["ConsumedQuantity"], bobs["ConsumedQuantity"]) == ("1.0", "1000.0")
     for text, other in ((books.path.read_text(), bob), (bob.path.read_text(), books)):
         assert other.account.tenant.slug not in text
         assert other.key.public_id not in text
@@ -110,7 +110,7 @@ def test_tags_tell_rows_apart_as_far_as_asked(books: Books, monkeypatch: pytest.
         books.charge(used(SONNET, 1), tags={"feature": "faq", "user": f"u{user}"})
     assert len(books.export()) == 4
     (row,) = books.export("--tag", "feature")
-    assert (row["Tags"], row["ConsumedQuantity"]) == ('{"feature": "faq"}', "4")
+    assert (row["Tags"], row["ConsumedQuantity"]) == ('{"feature": "faq"}', "4.0")
     (row,) = books.export("--no-tags")
     assert (row["Tags"], row["x_RequestCount"]) == ("{}", "4")
     monkeypatch.setattr(items, "ITEMS_PER_DAY_MAX", 3)
@@ -148,6 +148,12 @@ def test_a_file_that_would_differ_from_the_ledger_is_not_written(
         books.export()
     assert books.path.read_bytes() == before
     assert [path.name for path in books.folder.iterdir()] == ["costs.csv"]  # and nothing half-written beside
+
+
+def test_no_bar_is_drawn_where_nobody_watches(books: Books, capfd: pytest.CaptureFixture[str]) -> None:
+    books.charge(used(SONNET, 1))
+    books.export()
+    assert capfd.readouterr().err == ""
 
 
 def test_a_month_without_charges_is_a_header_and_a_sentence(books: Books) -> None:

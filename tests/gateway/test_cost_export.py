@@ -43,11 +43,11 @@ def test_an_export_of_real_calls_is_what_ledger_sum_says(stack: Stack, tmp_path:
     assert billed * 10**9 == ledger_sums(account.tenant.pk)["spent_nanos"]
     tokens = {(row["SkuId"], row["ConsumedQuantity"]) for row in rows if row["ConsumedUnit"] == "Tokens"}
     assert tokens == {
-        ("claude-sonnet-5-5/input", "1010"),
-        ("claude-sonnet-5-5/cache_read", "4321"),
-        ("claude-sonnet-5-5/output", "70"),
-        ("claude-haiku-5-5/input", "900"),
-        ("claude-haiku-5-5/output", "30"),
+        ("claude-sonnet-5-5/input", "1010.0"),
+        ("claude-sonnet-5-5/cache_read", "4321.0"),
+        ("claude-sonnet-5-5/output", "70.0"),
+        ("claude-haiku-5-5/input", "900.0"),
+        ("claude-haiku-5-5/output", "30.0"),
     }
     assert {row["x_ChargeKind"] for row in rows} == {"usage", "whole_hold", "credit"}
     assert {row["Tags"] for row in rows} == {'{"feature": "faq"}'}
