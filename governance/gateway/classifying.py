@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from governance.gateway import asides
 from governance.gateway.call_facts import last_text
+from governance.routing.facts import excerpt
 from governance.routing.route import Classifier
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ async def model_for(exchange: "Exchange", terms: Classifier) -> str | None:
 async def classify(exchange: "Exchange", terms: Classifier) -> tuple[str | None, str]:
     """The label of the newest user message, or None and why there is none."""
     text, _ = last_text(exchange.request)
+    text = excerpt(text)
     if not text.strip():
         return None, "no_text"
     if exchange.inbound.dry_run:

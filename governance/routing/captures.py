@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from governance.routing.facts import looked_at
+from governance.routing.facts import excerpt
 
 NUMBER_DIGITS_MAX: Final = 9
 WORD_CHARACTERS_MAX: Final = 40
@@ -60,7 +60,7 @@ class Captures:
         """The text with what was found in it; None where something was not found."""
         if not self._phrases:
             return self._text
-        words = _TOKEN.findall(looked_at(message))
+        words = _TOKEN.findall(excerpt(message))
         folded = [word.casefold() for word in words]
         values: dict[str, str] = {}
         for name, phrase in self._phrases.items():

@@ -16,10 +16,9 @@ from governance.routing.action_checks import Finding, Path, wrong
 from governance.routing.document import Actions, Between, Keywords, Match, Policy, Rule, TimeOfDay
 from governance.routing.known import Known
 from governance.routing.problems import Problem, in_order
-from governance.routing.words import cut
+from governance.routing.words import pattern_of
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
-_NOT_IN_WORDS = re.compile(r"[^\w\s]")
 _PLAIN_RULE = Rule(name="plain", then=Actions())
 
 
@@ -152,13 +151,12 @@ def _keywords(wanted: Keywords, place: Path) -> Iterator[Finding]:
     for name, texts in (("any", wanted.any), ("all", wanted.all)):
         for index, text in enumerate(texts):
             at = (*place, name, index)
-            if not cut(text):
+            words = pattern_of(text).decode().split()
+            if not words:
                 yield wrong(at, f"“{text}” has neither letters nor digits, and those are what is looked for.")
-            elif _NOT_IN_WORDS.search(text):
-                looked_for = b" ".join(cut(text)).decode()
-                yield Finding(
-                    at, f"Letters and digits count only: “{text}” is looked for as “{looked_for}”.", True
-                )
+            elif words != text.casefold().split():
+                sentence = f"Letters and digits count only: “{text}” is looked for as “{' '.join(words)}”."
+                yield Finding(at, sentence, True)
 
 
 def _time(time: TimeOfDay, place: Path) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ The tier never rises above what the client asked for, unless the rule says `upwa
 has decided. A model whose tier is not known stays as it is.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import Final
 
@@ -17,11 +17,11 @@ import msgspec
 
 from governance.routing.capabilities import TIERS
 from governance.routing.document import Tier
-from governance.routing.words import Keyword, Words, keywords
+from governance.routing.words import Words, patterns_of
 
 LONG_WORDS: Final = 150
 
-COMPLEXITY: Final = keywords(
+COMPLEXITY: Final = patterns_of(
     (
         "algorithm", "analyse", "analysis", "analyze", "architect", "architecture", "benchmark", "compare",
         "complexity", "concurrency", "contract", "critique", "debug", "derive", "design", "diagnose",
@@ -31,7 +31,7 @@ COMPLEXITY: Final = keywords(
         "synthesize", "theorem", "trade off", "trade offs", "tradeoff", "tradeoffs", "vulnerability",
     )
 )  # fmt: skip
-SIMPLE: Final = keywords(
+SIMPLE: Final = patterns_of(
     (
         "capital of", "categorise", "categorize", "classify", "convert", "correct the spelling", "count",
         "define", "detect the language", "extract", "fix the typos", "format", "hello", "how do you say",
@@ -42,23 +42,11 @@ SIMPLE: Final = keywords(
         "who wrote", "yes or no",
     )
 )  # fmt: skip
-WANTED: Final = frozenset().union(*(keyword.words for keyword in (*COMPLEXITY, *SIMPLE)))
-"""What Words has to look for, for `choose`."""
+WANTED: Final = frozenset([*COMPLEXITY, *SIMPLE])
+"""What has to be looked for, for `choose`."""
 
 
-def _by_word(wanted: Iterable[Keyword]) -> Mapping[bytes, tuple[Keyword, ...]]:
-    """Each under one of its words: where that is missing, so is the keyword."""
-    found: dict[bytes, tuple[Keyword, ...]] = {}
-    for keyword in wanted:
-        rarest = max(keyword.words, key=len)
-        found[rarest] = (*found.get(rarest, ()), keyword)
-    return found
-
-
-_COMPLEXITY, _SIMPLE = _by_word(COMPLEXITY), _by_word(SIMPLE)
-
-
-class Choice(msgspec.Struct, frozen=True):
+class Choice(msgspec.Struct, frozen=True, cache_hash=True):
     """`why` names the signals: how long, and which keyword. There are a few hundred choices, so that what
     follows from one can be remembered."""
 
@@ -69,10 +57,10 @@ class Choice(msgspec.Struct, frozen=True):
 def choose(words: Words) -> Choice:
     """The tier that the message alone speaks for."""
     is_long = words.count >= LONG_WORDS
-    complexity = _first_of(_COMPLEXITY, words)
+    complexity = _first_of(COMPLEXITY, words)
     if complexity is not None:
         return _choice("opus" if is_long else "sonnet", is_long, complexity)
-    simple = None if is_long else _first_of(_SIMPLE, words)
+    simple = None if is_long else _first_of(SIMPLE, words)
     return _choice("sonnet" if simple is None else "haiku", is_long, simple)
 
 
@@ -87,11 +75,6 @@ def at_most(tier: Tier, asked: Tier) -> Tier:
     return tier if TIERS.index(tier) <= TIERS.index(asked) else asked
 
 
-def _first_of(wanted: Mapping[bytes, tuple[Keyword, ...]], words: Words) -> str | None:
+def _first_of(wanted: Mapping[bytes, str], words: Words) -> str | None:
     """The first in the alphabet, so that the same message always has the same reason."""
-    first: str | None = None
-    for word in words.found:
-        for keyword in wanted.get(word, ()):
-            if (first is None or keyword.text < first) and words.has(keyword):
-                first = keyword.text
-    return first
+    return min([wanted[pattern] for pattern in words.found if pattern in wanted], default=None)

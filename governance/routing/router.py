@@ -22,6 +22,7 @@ from governance.routing.document import Policy, Rule, Tier
 from governance.routing.facts import CallFacts
 from governance.routing.route import AS_ASKED, Applied, Route
 from governance.routing.terms import Call, Names, Term, Test, compile_match
+from governance.routing.words import search_for
 
 ROUTES_REMEMBERED_MAX: Final = 512
 """Per router: what it made of the rules that matched, so that it is put together once."""
@@ -121,7 +122,7 @@ class Router:
         "_names",
         "_programs",
         "_routes",
-        "_wanted",
+        "_search",
         "asks",
         "changes_models",
         "denies_models",
@@ -137,7 +138,7 @@ class Router:
         self._names = names
         self._named_models = frozenset().union(*(rule.models for rule in rules if rule.models is not None))
         self._routes: dict[tuple[object, ...], Route] = {}
-        self._wanted = frozenset().union(*(_wanted_words(rule) for rule in rules))
+        self._search = search_for(frozenset().union(*(_keywords(rule) for rule in rules)))
         self._denies_models = [any(rule.denies_models for rule in rules) for rules in policies]
         self.denies_models = any(self._denies_models[1:])
         self._as_asked = AS_ASKED if sticky else Route(sticky=False)
@@ -197,10 +198,10 @@ class Router:
     def _remembered(self, call: Call, matched: list["CompiledRule"]) -> Route:
         """The Route of these rules; the same one again for the same model and choice of the heuristic. Names
         that clients make up are not remembered: they would crowd out the others."""
-        if not self._names.is_known(call.facts.model) or any(rule.has_captures for rule in matched):
+        if not self._names.is_known(call.facts.model) or True in [rule.has_captures for rule in matched]:
             return self.combined(call, matched)
         key: tuple[object, ...] = (call.facts.model, *matched)
-        if any(rule.uses_heuristic for rule in matched):
+        if True in [rule.uses_heuristic for rule in matched]:
             key = (heuristic.choose(call.words), *key)
         route = self._routes.get(key)
         if route is None:
@@ -211,7 +212,7 @@ class Router:
 
     def call(self, facts: CallFacts) -> Call:
         """The call as the rules' tests look at it."""
-        return Call(facts, self._names, self._wanted)
+        return Call(facts, self._names, self._search)
 
     def combined(self, call: Call, matched: Sequence[CompiledRule]) -> Route:
         """The Route of the rules that matched, in their order."""
@@ -324,8 +325,7 @@ def _cheapest_first(terms: Sequence[Term]) -> tuple[Test, ...]:
     return tuple([term.test for term in sorted(terms, key=lambda term: term.cost)])
 
 
-def _wanted_words(rule: CompiledRule) -> frozenset[bytes]:
+def _keywords(rule: CompiledRule) -> frozenset[bytes]:
     """What has to be looked for in a message for that rule."""
-    keywords = [keyword for term in (*rule.terms, *rule.unless_terms) for keyword in term.keywords]
-    found = frozenset().union(*(keyword.words for keyword in keywords))
+    found = frozenset().union(*(term.keywords for term in (*rule.terms, *rule.unless_terms)))
     return found | heuristic.WANTED if rule.uses_heuristic else found

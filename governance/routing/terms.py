@@ -11,7 +11,7 @@ from governance.routing import facts as asked
 from governance.routing.capabilities import tier_of
 from governance.routing.document import Between, Match, Tier, TimeOfDay
 from governance.routing.facts import CallFacts
-from governance.routing.words import Keyword, Words, keywords
+from governance.routing.words import Search, Words, patterns_of
 
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
@@ -65,12 +65,12 @@ class Names:
 class Call:
     """A call while its rules are looked at: its facts, and what is worked out of them once."""
 
-    __slots__ = ("_local_times", "_names", "_wanted", "facts", "said")
+    __slots__ = ("_local_times", "_names", "_search", "facts", "said")
 
-    def __init__(self, facts: CallFacts, names: Names, wanted: frozenset[bytes]) -> None:
+    def __init__(self, facts: CallFacts, names: Names, search: Search) -> None:
         self.facts = facts
         self._names = names
-        self._wanted = wanted
+        self._search = search
         self.said: Words | None = None
         self._local_times: dict[ZoneInfo, tuple[int, int]] = {}
 
@@ -81,9 +81,9 @@ class Call:
 
     @property
     def words(self) -> Words:
-        """Of the message; cut when the first test asks for them, and kept in `said`."""
+        """Of the message; read when the first test asks for them, and kept in `said`."""
         if self.said is None:
-            self.said = Words(self.facts.text, self._wanted, self.facts.text_characters)
+            self.said = self._search.words(self.facts.text, self.facts.text_characters)
         return self.said
 
     def local_time(self, zone: ZoneInfo) -> tuple[int, int]:
@@ -103,7 +103,7 @@ class Term:
 
     wanted, actual  for people     asks      the dear fact that it needs, if any
     cost            orders the tests of a rule, cheapest first
-    keywords        what has to be looked for in the message for it
+    keywords        patterns that have to be looked for in the message for it
     models          the names of models for which it holds, where it is about nothing but the model
     """
 
@@ -118,7 +118,7 @@ class Term:
         *,
         asks: str | None = None,
         cost: int = 0,
-        keywords: tuple[Keyword, ...] = (),
+        keywords: frozenset[bytes] = frozenset(),
         models: frozenset[str] | None = None,
     ) -> None:
         self.field, self.wanted, self.test, self.actual = field, wanted, test, actual
@@ -221,49 +221,33 @@ def _size(match: Match) -> Iterable[Term]:
 def _keywords(match: Match) -> Iterable[Term]:
     if match.keywords is None:
         return
-    some, every = keywords(match.keywords.any), keywords(match.keywords.all)
+    some, every = patterns_of(match.keywords.any), patterns_of(match.keywords.all)
+    any_of, all_of = frozenset(some), frozenset(every)
     if some:
         yield Term(
             "keywords.any",
             _one_of(match.keywords.any),
-            _any_of(some),
+            lambda call: not any_of.isdisjoint((call.said or call.words).found),
             _found_among(some),
             asks=asked.TEXT,
             cost=4,
-            keywords=some,
+            keywords=any_of,
         )
     if every:
         yield Term(
             "keywords.all",
             _all_of(match.keywords.all),
-            lambda call: all(call.words.has(keyword) for keyword in every),
+            lambda call: all_of <= (call.said or call.words).found,
             _found_among(every),
             asks=asked.TEXT,
             cost=4,
-            keywords=every,
+            keywords=all_of,
         )
 
 
-def _any_of(wanted: tuple[Keyword, ...]) -> Test:
-    single = frozenset().union(
-        *(word.words for word in wanted if word.phrase is None and word.unspaced is None)
-    )
-    others = tuple(word for word in wanted if word.phrase is not None or word.unspaced is not None)
-    every = frozenset().union(*(word.words for word in wanted))
-    unspaced = any(word.unspaced is not None for word in wanted)
-
-    def test(call: Call) -> bool:
-        words = call.said or call.words
-        if every.isdisjoint(words.found) and not unspaced:
-            return False
-        return not single.isdisjoint(words.found) or any(words.has(keyword) for keyword in others)
-
-    return test
-
-
-def _found_among(wanted: tuple[Keyword, ...]) -> Callable[[Call], str]:
+def _found_among(wanted: Mapping[bytes, str]) -> Callable[[Call], str]:
     def actual(call: Call) -> str:
-        found = [keyword.text for keyword in wanted if call.words.has(keyword)]
+        found = [keyword for pattern, keyword in wanted.items() if pattern in call.words.found]
         return f"found {', '.join(found)}" if found else "none found"
 
     return actual

@@ -9,9 +9,10 @@ import yaml
 from governance.routing import heuristic
 from governance.routing.capabilities import DEFAULT_TIERS
 from governance.routing.document import Tier
-from governance.routing.words import Words, cut
+from governance.routing.words import Search
 from tests.routing.making import facts, policy, router
 
+SEARCH = Search(heuristic.WANTED)
 FILLER = (
     *("the", "team", "met", "on", "monday", "and", "went", "through", "what", "had", "come", "in"),
     *("over", "the", "weekend", "nobody", "was", "missing"),
@@ -21,7 +22,7 @@ FILLER = (
 def padded(prompt: str | dict[str, Any]) -> str:
     if isinstance(prompt, str):
         return prompt
-    words = len(cut(prompt["text"]))
+    words = SEARCH.words(prompt["text"]).count
     more = [FILLER[number % len(FILLER)] for number in range(prompt["padded_to"] - words)]
     return f"{prompt['text']}\n\n{' '.join(more)}"
 
@@ -87,6 +88,6 @@ def test_the_reason_names_the_signals() -> None:
 
 def test_the_words_of_a_message_that_was_cut_off_are_counted_about_right() -> None:
     text = "word " * 100
-    assert heuristic.choose(Words(f"analyze {text}", heuristic.WANTED)).tier == "sonnet"
-    cut_off = Words(f"analyze {text}", heuristic.WANTED, characters=5 * len(text))
+    assert heuristic.choose(SEARCH.words(f"analyze {text}")).tier == "sonnet"
+    cut_off = SEARCH.words(f"analyze {text}", characters=5 * len(text))
     assert heuristic.choose(cut_off).tier == "opus"

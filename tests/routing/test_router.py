@@ -12,13 +12,14 @@ from bench.routing import LAST, cpu_us
 from bench.routing import call as long_call
 from bench.routing import router as fifty_rules
 from governance.routing import router as routing
+from governance.routing import words as routing_words
 from governance.routing.capabilities import DEFAULT_TIERS
 from governance.routing.document import Policy
 from governance.routing.facts import BUDGET_USED, END_USER, FEATURES, TEXT, TURN
 from governance.routing.route import AS_ASKED
 from governance.routing.router import CompiledRule
 from governance.routing.terms import Names
-from governance.routing.words import Words
+from governance.routing.words import one_line
 from tests.routing import naive
 from tests.routing.making import facts, names, policy, router
 from tests.routing.models import MODELS
@@ -121,7 +122,7 @@ BROKEN: dict[str, tuple[object, str, Any]] = {
     "the largest cap": (routing, "_cap", lambda action: -action.fields["max_tokens_cap"]),
     "a tier without its aliases": (Names, "of_tiers", lambda self, tiers: frozenset()),
     "no exceptions": (CompiledRule, "is_excepted", lambda self, call: False),
-    "half a phrase": (Words, "has", lambda self, keyword: not keyword.words.isdisjoint(self.found)),
+    "half a phrase": (routing_words, "pattern_of", lambda keyword: one_line(keyword.split()[0])),
     "tiers of the nearest only": (routing, "tier_models", lambda chain: {**DEFAULT_TIERS, **chain[0]}),
 }
 
