@@ -117,6 +117,7 @@ class Router:
 
     __slots__ = (
         "_as_asked",
+        "_chooser",
         "_denies_models",
         "_named_models",
         "_names",
@@ -134,7 +135,10 @@ class Router:
         self._programs: dict[str, tuple[Program, ...]] = {}
         rules = [rule for rules in policies for rule in rules]
         self.asks: frozenset[str] = frozenset().union(*(rule.asks for rule in rules))
-        self.changes_models = any(action.kind in _MODELS for rule in rules for action in rule.actions)
+        self._chooser = next(
+            (rules[0].policy_id for rules in policies if any(map(_names_models, rules))), None
+        )
+        self.changes_models = self._chooser is not None
         self._names = names
         self._named_models = frozenset().union(*(rule.models for rule in rules if rule.models is not None))
         self._routes: dict[tuple[object, ...], Route] = {}
@@ -165,7 +169,9 @@ class Router:
     def denial(self, facts: CallFacts, model: str, policy_id: int | None) -> str | None:
         """Why a call may not go to a model that a rule of that policy chose: the sentence of a less specific
         policy that denies such calls. A policy's own denials are about what is asked: it may well send calls
-        where they may not go by themselves."""
+        where they may not go by themselves. Without `policy_id`, because the model was chosen for an earlier
+        call: of the most specific policy that chooses any."""
+        policy_id = self._chooser if policy_id is None else policy_id
         place = next((i for i, rules in enumerate(self.policies) if rules[0].policy_id == policy_id), None)
         if place is None or not any(self._denies_models[place + 1 :]):
             return None
@@ -315,6 +321,10 @@ def _reason(counts: Counts) -> tuple[CompiledRule | None, str]:
     rule, action = counts[kind]
     because = f" because of {rule.signals}" if rule.signals else ", which holds for every call"
     return rule, f"{action.said}: rule “{rule.name}”{because}"
+
+
+def _names_models(rule: CompiledRule) -> bool:
+    return any(action.kind in _MODELS for action in rule.actions)
 
 
 def _always(call: Call) -> bool:

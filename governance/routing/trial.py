@@ -38,8 +38,7 @@ def router_with(policy: RoutingPolicy, draft: Policy, key: ApiKey | None) -> Rou
             document = msgspec.convert(row.live.document, Policy)
             inputs.append(CompiledInput(row.pk, row.live.pk, document))
     team_ids = dict(Team.objects.filter(tenant_id=policy.tenant_id).values_list("slug", "pk"))
-    rotated = (
-        ApiKey.objects.filter(tenant_id=policy.tenant_id).values("lineage_id").annotate(keys=Count("pk"))
-    )
-    groups = rotated.filter(keys__gt=1).annotate(ids=ArrayAgg("public_id")).values_list("ids", flat=True)
-    return compile_router(inputs, models=read_models(connection), team_ids=team_ids, rotations=groups)
+    lineages = ApiKey.objects.filter(tenant_id=policy.tenant_id).values("lineage_id")
+    rotated = lineages.annotate(keys=Count("pk"), ids=ArrayAgg("public_id")).filter(keys__gt=1)
+    rotations = rotated.values_list("ids", flat=True)
+    return compile_router(inputs, models=read_models(connection), team_ids=team_ids, rotations=rotations)

@@ -10,7 +10,7 @@ from tenants.scope import platform_scope
 from tests.gateway.asking import ASK, HELLO, post, script
 from tests.gateway.policies import govern
 from tests.gateway.test_fallbacks import degrade, failing, fall_back, room_for
-from tests.harness import Account, Stack, make_tenant
+from tests.harness import Account, Stack, make_tenant, wait_until
 
 ASKED, CHEAP, DEAR = "claude-sonnet-5-5", "claude-haiku-5-5", "claude-opus-5-5"
 LATER: list[Any] = [
@@ -44,6 +44,15 @@ def test_a_model_that_did_not_answer_either_is_none_to_stay_with(stack: Stack, a
     assert answered_by(stack, account, HELLO) == ASKED
     failed = post(stack, account, {**ASK, "messages": LATER}, headers=failing(account, 2))
     assert failed.status_code == 529
+    assert answered_by(stack, account, LATER) == ASKED
+
+
+def test_it_leaves_a_model_that_the_tenant_has_come_to_deny(stack: Stack, account: Account) -> None:
+    govern(account, f"rules: [{{name: a rule, then: {{fallbacks: [{{model: {CHEAP}}}]}}}}]", scope="key")
+    assert answered_by(stack, account, HELLO, headers=failing(account, 1)) == CHEAP
+    assert answered_by(stack, account, LATER) == CHEAP
+    govern(account, "rules: [{name: no Haiku, when: {tiers: [haiku]}, then: {deny: Not for us.}}]")
+    wait_until(lambda: post(stack, account, {**ASK, "model": CHEAP}).status_code == 400, 5)
     assert answered_by(stack, account, LATER) == ASKED
 
 
