@@ -11,7 +11,6 @@ from collections import ChainMap
 from pathlib import Path
 
 import environ
-from django.templatetags.static import static
 from django.utils.csp import CSP
 
 from governance.core.database_url import django_database
@@ -196,7 +195,7 @@ UNFOLD = {
     "SITE_URL": None,
     "SHOW_VIEW_ON_SITE": False,
     "BORDER_RADIUS": "6px",
-    "STYLES": [lambda request: static("console/console.css")],
+    "STYLES": ["governance.console.site.stylesheet"],
     "COLORS": {
         "primary": {
             "50": "#f0fdfa",

@@ -38,6 +38,9 @@ settings.REST_FRAMEWORK = {"DEFAULT_RENDERER_CLASSES": (), "DEFAULT_PARSER_CLASS
 _schemas = ModuleType("rest_framework.schemas")
 vars(_schemas)["DefaultSchema"] = object
 sys.modules["rest_framework.schemas"] = _schemas
+# Django's own logging and templates bring the debug pages and e-mail with them. logs.py is what logs here.
+settings.LOGGING_CONFIG = None
+settings.TEMPLATES = []
 sys.modules |= dict.fromkeys(("inflection", "pygments", "uritemplate", "yaml"))  # type: ignore[arg-type]
 django.setup()
 
