@@ -6,7 +6,7 @@ A problem keeps a policy from being published; a warning does not.
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Protocol
+from typing import Final, Protocol
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
@@ -19,6 +19,8 @@ from governance.routing.problems import Problem, in_order
 from governance.routing.words import pattern_of
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+ENDINGS_MAX: Final = 4
+"""Of other keywords in one: “rate” in “interest rate”. Wherever it is found they are found, and each costs."""
 _PLAIN_RULE = Rule(name="plain", then=Actions())
 
 
@@ -37,7 +39,7 @@ class Findings(msgspec.Struct, frozen=True):
 
 def check(policy: Policy, lines: Lines, known: Known) -> Findings:
     """Every problem and warning, each with its line."""
-    found = [*_tiers(policy, known), *_names(policy), *_order(policy)]
+    found = [*_tiers(policy, known), *_names(policy), *_order(policy), *_endings(policy)]
     found += _characters(msgspec.to_builtins(policy), ())
     for index, rule in enumerate(policy.rules):
         place: Path = ("rules", index)
@@ -157,6 +159,24 @@ def _keywords(wanted: Keywords, place: Path) -> Iterator[Finding]:
             elif words != text.casefold().split():
                 sentence = f"Letters and digits count only: “{text}” is looked for as “{' '.join(words)}”."
                 yield Finding(at, sentence, True)
+
+
+def _endings(policy: Policy) -> Iterator[Finding]:
+    placed: dict[bytes, tuple[Path, str]] = {}
+    for index, rule in enumerate(policy.rules):
+        for side, match in (("when", rule.when), ("unless", rule.unless)):
+            wanted = None if match is None else match.keywords
+            for name, texts in () if wanted is None else (("any", wanted.any), ("all", wanted.all)):
+                for at, text in enumerate(texts):
+                    place: Path = ("rules", index, side, "keywords", name, at)
+                    placed.setdefault(pattern_of(text), (place, text))
+    for pattern, (place, text) in placed.items():
+        if sum(pattern[start:] in placed for start in range(1, len(pattern))) > ENDINGS_MAX:
+            sentence = (
+                f"“{text}” ends in more than {ENDINGS_MAX} other keywords of this policy, all of which are "
+                "found wherever it is; leave the longest out."
+            )
+            yield wrong(place, sentence)
 
 
 def _time(time: TimeOfDay, place: Path) -> Iterator[Finding]:

@@ -168,6 +168,24 @@ def test_a_condition_that_cannot_hold_is_refused(when: str, sentence: str) -> No
     assert problem(f"unless: {{{when}}}  # here\nthen: {{concise: true}}").startswith(sentence)
 
 
+def test_keywords_of_which_many_end_alike_are_refused() -> None:
+    """A message full of them would have as many finds at each of its words."""
+    texts = ["rate", "of rate", "tax of rate", "the tax of rate", "with the tax of rate"]
+    first, others = texts[:1], ", ".join(f'"{text}"' for text in texts[1:])
+    rules = (
+        f"rules:\n- {{name: a, when: {{keywords: {{all: {first}}}}}, then: {{concise: true}}}}\n"
+        f"- name: b\n  unless: {{keywords: {{any: [{others}, crate]}}}}\n  then: {{concise: true}}\n"
+    )
+    assert checked(rules)[0] == []
+    problems, _ = checked(f'{rules}- {{name: c, when: {{keywords: {{any: ["now WITH the tax of rate"]}}}}, '
+                          "then: {concise: true}}\n")  # fmt: skip
+    assert [(line, sentence[:63]) for line, sentence in problems] == [
+        (6, "“now WITH the tax of rate” ends in more than 4 other keywords o")
+    ]
+    unspaced = ", ".join("天" * size for size in range(2, 8))
+    assert len(checked(rules.replace("crate", unspaced))[0]) == 1
+
+
 def test_a_rule_that_excepts_itself_is_refused() -> None:
     assert problem("unless: {}  # here\nthen: {concise: true}").startswith(
         "An empty `unless:` matches every call"
