@@ -22,19 +22,18 @@ from governance.core.money import nanos_to_usd
 from governance.gateway import call_record, facts, savings
 from governance.gateway.authentication import check_again, check_pauses
 from governance.gateway.body import ClientLeft
-from governance.gateway.charging import Charge
 from governance.gateway.flights import Ended, Flight, Flights
+from governance.gateway.keeping import Keeping
 from governance.gateway.lookups import Lookups
 from governance.gateway.model_list import check_models, models_asked
 from governance.gateway.relay import own_headers
-from governance.gateway.responses import PRIVATE, GatewayResponse, Headers
+from governance.gateway.responses import PRIVATE, GatewayResponse
 from governance.gateway.waiting import CLIENT_SHARE, LOOK_SECONDS, client_seconds
-from governance.ledger.kinds import Basis
-from governance.response_cache.entries import Entry, Names, opened, sealed
+from governance.response_cache.entries import Entry, Names, opened
 from governance.response_cache.key import entry_digest
 from governance.response_cache.purges import Purges
 from governance.response_cache.replay import NotReplayable, events_of_message, message_of_events
-from governance.response_cache.suitable import STATEFUL_FIELDS, why_not_kept
+from governance.response_cache.suitable import STATEFUL_FIELDS
 from governance.routing.document import Cache
 from governance.valkey.link import SECONDS_MAX, Link
 
@@ -46,8 +45,6 @@ DIGEST_IN_THREAD_BYTES = 1024 * 1024
 FOLLOW_SECONDS_MAX = 60.0
 FOLLOW_TRIES = 3
 """So often a call waits for others like it, when the one that was made for all of them came to nothing."""
-_OF_ONE_SENDING = frozenset((b"age", b"cache-control", b"content-length", b"vary"))
-_PREFIXES_OF_ONE_SENDING = (b"exchequer-", b"anthropic-ratelimit-")
 
 
 class CachedReplies:
@@ -139,7 +136,7 @@ def _digest_now(exchange: "Exchange", terms: Cache) -> bytes:
 
 
 # --- Finding ------------------------------------------------------------------------------------
-async def _find(exchange: "Exchange", keeping: "Keeping") -> Entry | None:
+async def _find(exchange: "Exchange", keeping: Keeping) -> Entry | None:
     """The entry, after waiting for whoever makes the same call; None when this call is to be made."""
     replies = exchange.gateway.cached_replies
     flights, digest = replies.flights, keeping.digest
@@ -170,7 +167,7 @@ async def _find(exchange: "Exchange", keeping: "Keeping") -> Entry | None:
     return None
 
 
-def _usable(exchange: "Exchange", keeping: "Keeping", value: bytes | None, purges: Purges) -> Entry | None:
+def _usable(exchange: "Exchange", keeping: Keeping, value: bytes | None, purges: Purges) -> Entry | None:
     """The entry in what Valkey had, if this call may be answered with it."""
     if not value:
         return None
@@ -286,120 +283,3 @@ def _record(exchange: "Exchange", entry: Entry) -> None:
     call.baseline_nanos = saved.baseline_nanos
     call.price_version = book.version
     exchange.gateway.record(call)
-
-
-# --- Keeping ------------------------------------------------------------------------------------
-class Keeping:
-    """What is to be done with the answer of a call that was not found. `flight`: who waits for it."""
-
-    __slots__ = (
-        "_replies",
-        "call_id",
-        "digest",
-        "flight",
-        "max_tokens",
-        "model",
-        "purges_seen",
-        "tags",
-        "tenant_id",
-        "terms",
-    )
-
-    def __init__(self, exchange: "Exchange", terms: Cache, digest: bytes) -> None:
-        tenant, request = exchange.key.tenant, exchange.request
-        self._replies = exchange.gateway.cached_replies
-        self.terms = terms
-        self.digest = digest
-        self.tenant_id = tenant.id
-        self.purges_seen = tenant.purges.newest
-        self.tags = exchange.tags
-        self.call_id = str(exchange.id)
-        # What is sent may still be changed, to fit in a budget for instance: then its answer is another one.
-        self.model, self.max_tokens = request.model, request.max_tokens
-        self.flight: Flight | None = None
-
-    def keep(
-        self,
-        exchange: "Exchange",
-        status: int,
-        headers: Headers,
-        body: bytes,
-        charge: Charge,
-        content: bytes | None,
-    ) -> None:
-        """The answer is complete: keep it where it may be, and tell whoever waits for it. `content`: a
-        Message's; None for a stream."""
-        is_stream = content is None
-        why_not = self._why_not(exchange, status, headers, body, charge, is_stream)
-        if why_not is not None:
-            return self.decline()
-        found = facts.told(exchange, content or b"") if exchange.asked is None else None
-        entry = Entry(
-            stored_at=time(),
-            purges_seen=self.purges_seen,
-            asked_model=self.model,
-            served_model=charge.passes[0].model,
-            tags=self.tags,
-            is_stream=is_stream,
-            headers=[header for header in headers if not _is_of_one_sending(header[0].lower())]
-            + [header for header in headers if header[0] == b"exchequer-model"],
-            body=body,
-            passes=charge.passes,
-            cost_nanos=charge.cost_nanos,
-            list_nanos=charge.list_nanos,
-            call_id=self.call_id,
-            facts=found[0].facts if found else "",
-            fingerprints=found[0].fingerprints if found else b"",
-            cache_digest=found[1] if found else b"",
-        )
-        value = sealed(entry, self.tenant_id, self.digest)
-        name = self._replies.names.entry(self.digest)
-        self._replies.count("kept")
-        self._end(entry, ("SET", name, value, "EX", self.terms.ttl_seconds))
-
-    def decline(self) -> None:
-        """The answer is complete and cannot be kept."""
-        self._replies.count("not_kept")
-        self._end(Ended.DECLINED)
-
-    def abandon(self) -> None:
-        """The call has ended. Where it was not kept by now there is no answer for anybody else."""
-        self._end(Ended.FAILED)
-
-    def _end(self, outcome: Entry | Ended, *commands: tuple[str | bytes | int, ...]) -> None:
-        flights = self._replies.flights
-        if self.flight is not None:
-            flights.end(self.flight, outcome, *commands)
-            self.flight = None
-        else:
-            flights.tell(*commands)
-
-    def _why_not(
-        self,
-        exchange: "Exchange",
-        status: int,
-        headers: Headers,
-        body: bytes,
-        charge: Charge,
-        is_stream: bool,
-    ) -> str | None:
-        request = exchange.request
-        if (request.model, request.max_tokens) != (self.model, self.max_tokens):
-            return "another request was sent"
-        if status != 200 or charge.basis is not Basis.EXACT or not charge.passes:
-            return "not a complete reply"
-        if len(body) > self.terms.reply_bytes_max:
-            return "too long"
-        if any(name.lower() == b"content-encoding" and value != b"identity" for name, value in headers):
-            return "compressed"
-        if is_stream:
-            try:
-                body = message_of_events(body)
-            except NotReplayable as error:
-                return str(error)
-        return why_not_kept(body, self.terms.also)
-
-
-def _is_of_one_sending(name: bytes) -> bool:
-    """A header that is written anew, or left out, when the reply is sent again."""
-    return name in _OF_ONE_SENDING or name.startswith(_PREFIXES_OF_ONE_SENDING)

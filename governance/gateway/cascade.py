@@ -21,7 +21,7 @@ from governance.gateway.sse import UnreadableEncoding, unpacked
 from governance.response_cache.replay import NotReplayable, message_of_events
 
 if TYPE_CHECKING:
-    from governance.gateway.cached_replies import Keeping
+    from governance.gateway.keeping import Keeping
 
 
 def applies(exchange: Exchange) -> bool:

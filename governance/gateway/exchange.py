@@ -20,9 +20,9 @@ from governance.gateway.snapshot import KeySnapshot
 from governance.gateway.user_id import TEXT_LENGTH_MAX, end_user_of, session_of
 
 if TYPE_CHECKING:
-    from governance.gateway.cached_replies import Keeping
     from governance.gateway.earlier import Earlier
     from governance.gateway.gateway import Gateway
+    from governance.gateway.keeping import Keeping
     from governance.gateway.rate_limits import Taken
     from governance.gateway.savings import Asked
     from governance.gateway.upstream_quota import Quota
