@@ -20,7 +20,7 @@ from governance.routing.words import pattern_of
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 ENDINGS_MAX: Final = 4
-"""Of other keywords at the end of one: “rate”, of “interest rate”. All are found where it is, and each costs."""
+"""Of other keywords that one ends in, as “interest rate” in “rate”: each costs wherever it is found."""
 _PLAIN_RULE = Rule(name="plain", then=Actions())
 
 
