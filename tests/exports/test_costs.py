@@ -98,6 +98,12 @@ def test_a_file_adds_up_to_the_ledger_whatever_is_in_it(books: Books) -> None:
     assert {row["SkuMeter"] for row in bounded} >= {"Input Tokens", "Output Tokens"}
 
 
+def test_an_attempt_of_several_passes_is_one_request(books: Books) -> None:
+    books.charge(used(SONNET, 10), used(OPUS, 5), used(SONNET, 20))
+    rows = {row["SkuId"]: (row["ConsumedQuantity"], row["x_RequestCount"]) for row in books.export()}
+    assert rows == {f"{SONNET}/input": ("30.0", "1"), f"{OPUS}/input": ("5.0", "1")}
+
+
 def test_a_price_variant_is_a_sku_price_of_its_own(books: Books) -> None:
     at = NOON.replace(day=28)
     for served in (

@@ -177,6 +177,7 @@ def test_a_month_is_not_complete_while_somebody_writes(
         )
         with pytest.raises(CommandError, match="may not be complete"):
             books.export()
+    monkeypatch.undo()
     assert billed_nanos(books.export()) == books.nanos() == 2 * charge.amount_nanos
 
 

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from governance.core.money import format_usd
 from governance.exports.costs import export_costs
 from governance.exports.months import ExportRefused, read_month
+from governance.pricing.tables import PriceBookIncomplete
 from tenants.lookups import find_tenant
 from tenants.management.base import PlatformCommand
 
@@ -51,7 +52,7 @@ class Command(PlatformCommand):
                     )
 
                 exported = export_costs(tenant, month, path, tags=tags, progress=show)
-        except ExportRefused as error:
+        except (ExportRefused, PriceBookIncomplete) as error:
             raise CommandError(str(error)) from None
         except OSError as error:
             raise CommandError(f"{path} cannot be written: {error.strerror or error}.") from None
