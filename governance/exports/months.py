@@ -78,8 +78,8 @@ def wait_until_settled() -> None:
     while _one(_OLDEST) < horizon:
         if time.monotonic() - began > SETTLED_SECONDS_MAX:
             raise ExportRefused(
-                "A transaction on this PostgreSQL server began before the export and is still writing, so the "
-                "month may not be complete. Try again when it has ended; pg_stat_activity shows it."
+                "A transaction on this PostgreSQL server began before the export and is still writing, so "
+                "the month may not be complete. Try again when it has ended; pg_stat_activity shows it."
             )
         time.sleep(0.05)
 
