@@ -49,6 +49,7 @@ class Load:
     concurrency: int = 0
     rate: float = 0.0
     hold_open: int = 0
+    path: str = "/v1/messages"
     script: str = ""
     """A script for the simulator (its request header); none: the plain reply."""
 
@@ -64,7 +65,7 @@ class Load:
         payload = json.dumps(body, separators=(",", ":")).encode()
         script = f"anthropic-simulator: {self.script}\n" if self.script else ""
         head = (
-            f"POST /v1/messages HTTP/1.1\nhost: 127.0.0.1:{self.port}\nx-api-key: {self.key}\n"
+            f"POST {self.path} HTTP/1.1\nhost: 127.0.0.1:{self.port}\nx-api-key: {self.key}\n"
             f"{_SDK_HEADERS}{script}content-length: {len(payload)}\n\n"
         )
         return head.replace("\n", "\r\n").encode() + payload

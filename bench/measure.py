@@ -17,6 +17,7 @@ from bench.stack import CHUNK_DELAY_MS, DELTAS, PROJECT, Server, Stack
 
 JSON_CALLERS = 16
 STREAM_CALLERS = 64
+BARE = "/bare"
 LATENCY_CALLS_PER_SECOND = 20
 FIRST_STREAMS = 20  # so that what only the first ones need is not counted
 SETTLE_SECONDS = 0.5  # what a reply does not wait for is charged to its call all the same
@@ -50,7 +51,8 @@ def warm_up(stack: Stack, lengths: Lengths) -> None:
 
 def one_round(stack: Stack, lengths: Lengths) -> Figures:
     """Everything that is compared, pass-through and gateway in turn; CPU in ms a call, latency in ms."""
-    figures: Figures = {}
+    bare = Load(stack.passthrough.port, "", False, lengths.load, concurrency=JSON_CALLERS, path=BARE)
+    figures = _prefixed("bare", _under_load(stack, stack.passthrough, bare))
     for name, stream, callers in (("json", False, JSON_CALLERS), ("stream", True, STREAM_CALLERS)):
         for server in (stack.passthrough, stack.gateway):
             load = Load(server.port, stack.key, stream, seconds=lengths.load, concurrency=callers)

@@ -28,6 +28,7 @@ class Row:
 
 
 ROWS = [
+    Row("bare_cpu_ms", "the bare server, CPU", "ms"),
     Row("json_gateway_cpu_ms", "JSON call, gateway CPU", "ms", 0.35),
     Row("json_passthrough_cpu_ms", "JSON call, pass-through CPU", "ms"),
     Row("json_ratio", "JSON call, gateway / pass-through", "×", 2.5),
