@@ -24,6 +24,7 @@ from governance.budgets.terms import (
     has_tenant_wall,
     terms_from_row,
 )
+from governance.gateway.key_ids import LOAD_NEW_IDS, KeyIds
 from governance.gateway.operator_rules import OperatorRules, load_operator_rules
 from governance.gateway.versions import (
     FRESH_SECONDS_MAX,
@@ -51,12 +52,6 @@ from tenants.versioning import GLOBAL_TENANT_ID
 log = logging.getLogger(__name__)
 
 KEYS_KEPT_MAX = 20_000
-UNKNOWN_KEPT_MAX = 10_000
-UNKNOWN_SECONDS = 5.0
-UNKNOWN_PER_SECOND_MAX = 50
-"""So many look-ups a second may find nothing; beyond it only keys that exist are looked up."""
-EXISTING_KEPT_MAX = 50_000
-"""Ids of keys that are known to exist, about 5 MB; the newest count."""
 LOOKUPS_AT_ONCE_MAX = 256
 
 LOAD_KEY = """
@@ -64,11 +59,6 @@ SELECT id, public_id, tenant_id, team_id, digest, pepper_id, expires_at, revoked
        required_tags, allowed_models, max_output_tokens, unbounded_allowed, lineage_id,
        hold_wait_seconds, clamp_floor_tokens, as_asked_allowed
 FROM tenants_apikey WHERE public_id = %s
-"""
-LOAD_NEW_IDS = """
-SELECT id, public_id FROM (
-    SELECT id, public_id FROM tenants_apikey WHERE id > %s ORDER BY id DESC LIMIT 50000
-) AS newest ORDER BY id
 """
 LOAD_TENANT = "SELECT name, status, status_reason FROM tenants_tenant WHERE id = %s"
 LOAD_CREDENTIALS = """
@@ -147,11 +137,8 @@ class SnapshotStore:
         self._versions: dict[int, int] = {}
         self._keys: dict[str, KeySnapshot] = {}
         self._accepted: dict[bytes, KeySnapshot] = {}
-        self._unknown: dict[str, float] = {}
-        self._existing: dict[str, None] = {}
-        self._newest_key_id = 0
+        self._ids = KeyIds()
         self._loading: dict[str, asyncio.Task[KeySnapshot | None]] = {}
-        self._misses, self._misses_at = float(UNKNOWN_PER_SECOND_MAX), monotonic()
         self._loader: Connection | None = None
         self._loader_lock = asyncio.Lock()
         self._watcher: asyncio.Task[None] | None = None
@@ -182,13 +169,12 @@ class SnapshotStore:
         Look-ups of the same key share one query. LookupsBusy for a key that is not known to exist while
         somebody guesses keys; psycopg.Error or TimeoutError when the database is away.
         """
-        until = self._unknown.get(public_id)
-        if until is not None and monotonic() < until:
+        if self._ids.is_missing(public_id):
             return None
         task = self._loading.get(public_id)
         if task is None:
-            busy = self._misses_left() < 1 or len(self._loading) >= LOOKUPS_AT_ONCE_MAX
-            if busy and public_id not in self._existing:
+            busy = len(self._loading) >= LOOKUPS_AT_ONCE_MAX or not self._ids.may_miss()
+            if busy and not self._ids.exists(public_id):
                 raise LookupsBusy
             task = asyncio.create_task(self._load_key(public_id))
             self._loading[public_id] = task
@@ -228,20 +214,13 @@ class SnapshotStore:
             await self._loader.close()
 
     # --- loading ----------------------------------------------------------------------------------
-    def _misses_left(self) -> float:
-        """A token bucket that fills with time; each look-up that finds nothing takes one."""
-        now = monotonic()
-        refilled = self._misses + (now - self._misses_at) * UNKNOWN_PER_SECOND_MAX
-        self._misses, self._misses_at = min(refilled, float(UNKNOWN_PER_SECOND_MAX)), now
-        return self._misses
-
     async def _load_key(self, public_id: str) -> KeySnapshot | None:
         async with self.connection() as connection:
             # Until nothing moved meanwhile: rows are read after the version that they are kept under.
             while True:
                 row = await fetch_one(connection, LOAD_KEY, public_id)
                 if row is None:
-                    self._remember_unknown(public_id)
+                    self._ids.missed(public_id)
                     return None
                 tenant_id = row[2]
                 tenant = self._tenants.get(tenant_id)
@@ -256,7 +235,7 @@ class SnapshotStore:
                         del self._keys[next(iter(self._keys))]
                         self._accepted.clear()
                     self._keys[public_id] = key
-                    self._remember_existing(public_id)
+                    self._ids.found(public_id)
                     return key
 
     async def _load_for_all(self, connection: Connection) -> PriceBook:
@@ -315,18 +294,6 @@ class SnapshotStore:
                 log.error("Provider credential %s: %s", row[1], error)
         return self._operator_headers, None
 
-    def _remember_existing(self, public_id: str) -> None:
-        if public_id not in self._existing and len(self._existing) >= EXISTING_KEPT_MAX:
-            del self._existing[next(iter(self._existing))]
-        self._existing[public_id] = None
-        self._unknown.pop(public_id, None)
-
-    def _remember_unknown(self, public_id: str) -> None:
-        self._misses = max(0.0, self._misses - 1)
-        if len(self._unknown) >= UNKNOWN_KEPT_MAX:
-            del self._unknown[next(iter(self._unknown))]
-        self._unknown[public_id] = monotonic() + UNKNOWN_SECONDS
-
     # --- comparing versions -----------------------------------------------------------------------
     async def _compare(self, connection: Connection) -> None:
         asked_at = monotonic()
@@ -335,9 +302,9 @@ class SnapshotStore:
             if current.get(tenant_id, 0) != version:
                 self._forget(tenant_id)
         self._versions[GLOBAL_TENANT_ID] = current.get(GLOBAL_TENANT_ID, 0)
-        for key_id, public_id in await fetch_all(connection, LOAD_NEW_IDS, self._newest_key_id):
-            self._newest_key_id = key_id
-            self._remember_existing(public_id)
+        for key_id, public_id in await fetch_all(connection, LOAD_NEW_IDS, self._ids.newest):
+            self._ids.newest = key_id
+            self._ids.found(public_id)
         self._compared_at = asked_at
 
     def _forget(self, tenant_id: int) -> None:
