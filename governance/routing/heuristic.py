@@ -77,4 +77,6 @@ def at_most(tier: Tier, asked: Tier) -> Tier:
 
 def _first_of(wanted: Mapping[bytes, str], words: Words) -> str | None:
     """The first in the alphabet, so that the same message always has the same reason."""
+    if not words.found:
+        return None
     return min([wanted[pattern] for pattern in words.found if pattern in wanted], default=None)

@@ -115,6 +115,8 @@ def patterns_of(keywords: Iterable[str]) -> dict[bytes, str]:
 
 def one_line(text: str) -> bytes:
     """Its words in one case, as UTF-8, with a space before, between and after: b" " without any."""
+    if "\n" in text:  # of empty lines there are few, of spaces many: one turn less below
+        text = text.replace("\n\n", "\n")
     line = b" %b " % (text.encode() if text.isascii() else _cleared(text.casefold())).translate(_ONE_CASE)
     while True:  # in prose, once or twice: each turn halves the runs of spaces
         shorter = line.replace(b"  ", b" ")
