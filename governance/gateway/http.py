@@ -91,6 +91,7 @@ async def send_whole(send: Any, status: int, headers: Sequence[tuple[bytes, byte
     if not is_sound or b"content-length: %d\r\n" % len(body) not in lines or b"\r\nconnection:" in head:
         return await _send_in_two(send, status, headers, body)
     cycle.response_started = cycle.response_complete = True
+    cycle.waiting_for_100_continue = False
     cycle.transport.write(head)
     cycle.transport.write(body)
     cycle.message_event.set()

@@ -42,7 +42,7 @@ class Cycle(RequestResponseCycle):
             access_log=False,
             default_headers=[(b"date", b"Sat, 21 Nov 2026 12:00:00 GMT")],
             message_event=asyncio.Event(),
-            expect_100_continue=False,
+            expect_100_continue=True,
             keep_alive=keep_alive,
             on_response=self._on_end,
         )
@@ -82,6 +82,7 @@ async def test_a_whole_response_is_what_two_messages_would_be(
     assert whole.wire.closed == parts.wire.closed
     assert whole.response_complete is parts.response_complete is True
     assert whole.ended == parts.ended == 1
+    assert whole.waiting_for_100_continue is parts.waiting_for_100_continue is False
     assert whole.message_event.is_set()
 
 
