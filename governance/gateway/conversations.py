@@ -4,8 +4,8 @@ It is on the model that answered it last, whether a rule chose that one or it ca
 the second step of a cascade, a budget without room for another.
 A conversation is known by the model that it asks for, the session that its caller names, and how it began:
 its first user message. A session's agents have a conversation each.
-Its model is remembered in this process and, for the other workers, in Valkey. Should both have forgotten it,
-its next turn is routed like a new one.
+Its model is remembered in Valkey, where every worker sees it move, and in this process, for when Valkey has
+forgotten it or is away. Should both have forgotten it, its next turn is routed like a new one.
 """
 
 import asyncio
@@ -51,14 +51,13 @@ class Conversations:
 
     async def model(self, conversation: bytes) -> str | None:
         """The model that it is on; None where nobody knows, or nobody can say in time."""
-        found = self._models.get(conversation)
-        if found is not None and monotonic() - found[1] < KEEP_SECONDS:
-            return found[0]
         name = await self._lookups.get(_name(conversation), counted=False)
+        known = self._models.get(conversation)
         if not name or len(name) > MODEL_BYTES_MAX:
-            return None
+            return known[0] if known is not None and monotonic() - known[1] < KEEP_SECONDS else None
         model = name.decode("ascii", "replace")
-        self._keep(conversation, model)
+        if known is None or known[0] != model:
+            self._keep(conversation, model)
         return model
 
     def remember(self, conversation: bytes, model: str) -> None:
@@ -132,5 +131,9 @@ def _pieces(content: str | list[Fields]) -> Iterator[bytes]:
 
 def answered(exchange: "Exchange") -> None:
     """The model that was asked has answered: where the call's conversation is to stay on one, that is it."""
-    if exchange.conversation is not None:
-        exchange.gateway.conversations.remember(exchange.conversation, exchange.request.model)
+    if exchange.conversation is None:
+        return
+    router, model = exchange.key.router, exchange.request.model
+    if router is not None and (router.chooses_models or model != exchange.client_request.model):
+        exchange.gateway.conversations.remember(exchange.conversation, model)
+    # Else it is where its turns go anyhow.

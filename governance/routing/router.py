@@ -126,6 +126,7 @@ class Router:
         "_search",
         "asks",
         "changes_models",
+        "chooses_models",
         "denies_models",
         "policies",
     )
@@ -139,6 +140,7 @@ class Router:
             (rules[0].policy_id for rules in policies if any(map(_names_models, rules))), None
         )
         self.changes_models = self._chooser is not None
+        self.chooses_models = any(action.kind == "model" for rule in rules for action in rule.actions)
         self._names = names
         self._named_models = frozenset().union(*(rule.models for rule in rules if rule.models is not None))
         self._routes: dict[tuple[object, ...], Route] = {}

@@ -1,11 +1,18 @@
 """A conversation stays on the model that answered it, however it came there."""
 
+import asyncio
 import secrets
 from typing import Any
+
+import redis
+from django.conf import settings
 
 from governance.budgets.limits import change_budget
 from governance.budgets.models import Budget
 from governance.core.money import nanos_to_usd, usd_to_nanos
+from governance.gateway.conversations import Conversations
+from governance.gateway.lookups import Lookups
+from governance.valkey.link import Link
 from tenants.scope import platform_scope
 from tests.gateway.asking import ASK, HELLO, post, script
 from tests.gateway.policies import govern
@@ -54,6 +61,37 @@ def test_it_leaves_a_model_that_the_tenant_has_come_to_deny(stack: Stack, accoun
     govern(account, "rules: [{name: no Haiku, when: {tiers: [haiku]}, then: {deny: Not for us.}}]")
     wait_until(lambda: post(stack, account, {**ASK, "model": CHEAP}).status_code == 400, 5)
     assert answered_by(stack, account, LATER) == ASKED
+
+
+async def test_every_worker_sees_a_conversation_move_and_remembers_it_without_valkey() -> None:
+    link, conversation = Link(settings.REDIS_URL), secrets.token_bytes(16)
+    lookups = Lookups(link, lambda what: None)
+    one, other = Conversations(link, lookups), Conversations(link, lookups)
+    one.remember(conversation, ASKED)
+    await asyncio.wait(one._writing)
+    assert await other.model(conversation) == ASKED
+    other.remember(conversation, CHEAP)
+    await asyncio.wait(other._writing)
+    assert await one.model(conversation) == CHEAP
+    one.remember(conversation, CHEAP)
+    assert not one._writing, "what is known is not written again"
+    lookups.away = True
+    assert await one.model(conversation) == CHEAP
+    assert await one.model(b"another") is None
+    await one.stop()
+
+
+def test_where_nothing_was_changed_nothing_is_remembered(stack: Stack, account: Account) -> None:
+    """Calls under fallbacks that were not needed: their turns go where they ask to anyhow."""
+    valkey = redis.from_url(settings.REDIS_URL)
+    before = set(valkey.keys("exchequer:conversation:*"))
+    fall_back(account, CHEAP)
+    assert answered_by(stack, account, HELLO) == ASKED
+    account.wait_for_calls(1)
+    assert set(valkey.keys("exchequer:conversation:*")) <= before
+    assert answered_by(stack, account, HELLO, headers=failing(account, 1)) == CHEAP
+    account.wait_for_calls(2)
+    assert len(set(valkey.keys("exchequer:conversation:*")) - before) == 1
 
 
 def test_where_a_policy_says_sticky_false_the_next_turn_is_as_asked_again(
