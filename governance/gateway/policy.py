@@ -14,6 +14,7 @@ from governance.gateway.call_facts import facts_of
 from governance.gateway.conversations import conversation_of
 from governance.gateway.errors import CallRefused
 from governance.gateway.model_list import check_models, models_asked
+from governance.gateway.other_model import why_not_allowed
 from governance.gateway.responses import GatewayResponse
 from governance.gateway.rewrites.rewriting import About, Rewritten, media_bytes, rewritten
 from governance.gateway.savings import Asked
@@ -53,7 +54,10 @@ async def decide(exchange: "Exchange") -> GatewayResponse | None:
     if route.sticky and key.router.changes_models:
         exchange.conversation = conversation_of(exchange)
     on = await _conversation_model(exchange, route, facts)
-    if on is not None and key.router.denial(facts, on, route.policies.get("model")) is not None:
+    if on is not None and (
+        key.router.denial(facts, on, route.policies.get("model")) is not None
+        or why_not_allowed(exchange, on) is not None
+    ):
         on = None
     if on is None and route.classify is not None:
         route = replace(route, model=await classifying.model_for(exchange, route.classify))
@@ -139,7 +143,7 @@ def _without_denied(router: Router, route: Route, facts: CallFacts, reasons: lis
 def _model(exchange: "Exchange", route: Route, on: str | None) -> tuple[str | None, list[str]]:
     """Where the call goes, if its request can go there; None: where it asks to. And why it does not go where
     a rule sends it. `on`: the model that its conversation stays on."""
-    key, asked = exchange.key, exchange.request.model
+    asked = exchange.request.model
     if on is not None:
         model = on
     elif route.cascade is not None and (
@@ -150,8 +154,9 @@ def _model(exchange: "Exchange", route: Route, on: str | None) -> tuple[str | No
         model = route.model or asked
     if model == asked:
         return None, []
-    if key.allowed_models and model not in key.allowed_models:
-        return None, [f"model: this key may not use {model}."]
+    why_not = why_not_allowed(exchange, model)
+    if why_not is not None:
+        return None, [f"model: {model} may not be used ({why_not})."]
     return model, []
 
 

@@ -15,6 +15,7 @@ from governance.gateway.request import read_request
 from governance.pricing.models import BrokenBound, RefusedName, SeenName
 from governance.pricing.operator_rules import allow_name, clear_broken_bound, refuse_name
 from tests.gateway.asking import ASK, assert_refused, post, script
+from tests.gateway.policies import govern
 from tests.gateway.test_request_bound import body, image, user
 from tests.harness import Account, Stack, make_tenant, wait_until
 
@@ -42,6 +43,23 @@ def served_within_a_second(stack: Stack, account: Account, ask: dict[str, Any], 
 def refused_within_a_second(stack: Stack, account: Account, ask: dict[str, Any], **options: Any) -> Any:
     wait_until(lambda: post(stack, account, ask, **options).status_code == 403, 3)
     return post(stack, account, ask, **options)
+
+
+def test_a_policy_sends_nothing_to_a_refused_model_and_no_conversation_stays_on_it(
+    stack: Stack, account: Account
+) -> None:
+    haiku, sonnet = "claude-haiku-5-5", ASK["model"]
+    govern(account, "rules: [{name: a rule, then: {route: {tier: haiku}}}]")
+    later = [
+        *ASK["messages"],
+        {"role": "assistant", "content": "Hello."},
+        *user({"type": "text", "text": "And now?"}),
+    ]
+    assert post(stack, account).headers["exchequer-model"] == haiku
+    with refused("model", haiku):
+        refused_within_a_second(stack, account, asks(haiku))
+        for messages in (ASK["messages"], later):
+            assert post(stack, account, {**ASK, "messages": messages}).headers["exchequer-model"] == sonnet
 
 
 # --- A bound that broke ---------------------------------------------------------------------------

@@ -182,7 +182,7 @@ def test_a_key_is_never_routed_to_a_model_that_it_may_not_use(stack: Stack) -> N
     response = post(stack, account)
     assert (response.status_code, response.json()["model"]) == (200, SONNET)
     (call,) = account.wait_for_calls(1)
-    assert call.decision["policy"]["not_done"] == [f"model: this key may not use {HAIKU}."]
+    assert call.decision["policy"]["not_done"] == [f"model: {HAIKU} may not be used (model_not_allowed)."]
 
 
 def test_a_conversation_stays_on_the_model_that_it_began_with(stack: Stack, account: Account) -> None:
