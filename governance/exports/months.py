@@ -59,10 +59,10 @@ def read_month(text: str, *, until_now: bool) -> Month:
     if not re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])", text) or text < "2000":
         raise ExportRefused(f"“{text}” is no month; write it like 2026-10.")
     starts_at = datetime(int(text[:4]), int(text[5:]), 1, tzinfo=UTC)
-    ends_at = month_of(starts_at + 31 * DAY)
     now: datetime = _one("SELECT exchequer_now()")
     if now < starts_at:
         raise ExportRefused(f"{text} has not begun yet.")
+    ends_at = month_of(starts_at + 31 * DAY)
     if now < ends_at and not until_now:
         raise ExportRefused(
             f"{text} is not over, so its file would change; for what there is so far add --until-now."

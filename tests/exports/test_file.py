@@ -1,6 +1,8 @@
 """The file: whole or not there, always the same bytes, one tenant's only, and nothing a spreadsheet runs."""
 
 import csv
+import os
+import stat
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -94,10 +96,12 @@ def test_what_people_wrote_never_runs_in_a_spreadsheet(books: Books) -> None:
     books.charge(used("@SUM(A1)", 1), team="=cmd|' /C calc'!A0", key=books.new_key("+1+1"))
     charge = books.charge(used(SONNET, 1), team='-2+3, "quoted"', key=books.new_key("=1+1"))
     books.correct(charge, "credit", -1, at=NOON, reason='=HYPERLINK("http://evil")\nsecond line')
+    books.charge(used(SONNET, 1), team="＝1+1")  # as a Japanese keyboard has it
     rows = books.export()
-    assert len(rows) == 3
+    assert len(rows) == 4
     names = {row["SubAccountName"] for row in rows} | {row["x_KeyName"] for row in rows}
-    assert names == {"'=cmd|' /C calc'!A0", '\'-2+3, "quoted"', "'=1+1", "'+1+1"}
+    wide = "'＝1+1"
+    assert names == {"'=cmd|' /C calc'!A0", '\'-2+3, "quoted"', "'=1+1", "'+1+1", wide, "test"}
     with books.path.open(newline="") as file:
         header, *cells = csv.reader(file)
     for line in cells:
@@ -199,6 +203,7 @@ def test_an_export_keeps_no_snapshot_and_every_read_has_a_time_limit(books: Book
         (None, "2026-13", [], "is no month; write it like"),
         (None, "October", [], "is no month; write it like"),
         (None, "2998-01", [], "has not begun yet"),
+        (None, "9999-12", [], "has not begun yet"),
         (None, f"{THIS_MONTH:%Y-%m}", [], "is not over.*--until-now"),
         (None, MONTH, ["--to", "/nowhere/costs.csv"], "/nowhere/costs.csv cannot be written: No such file"),
     ],
@@ -208,6 +213,25 @@ def test_what_cannot_be_exported_is_a_sentence(
 ) -> None:
     with pytest.raises(CommandError, match=sentence):
         run(tenant or books.account.tenant.slug, month, *arguments)
+
+
+def test_what_is_no_ordinary_file_is_never_replaced(books: Books) -> None:
+    """--to /dev/null, as root."""
+    os.mkfifo(books.path)
+    for path in (books.path, books.folder):
+        with pytest.raises(CommandError, match="cannot be written: It is there and no ordinary file"):
+            run(books.account.tenant.slug, MONTH, "--to", str(path))
+    assert stat.S_ISFIFO(books.path.stat().st_mode)
+    assert list(books.folder.iterdir()) == [books.path]
+
+
+def test_a_link_still_leads_to_its_file_whatever_its_name(books: Books) -> None:
+    real = books.folder / f"{'x' * 251}.csv"
+    books.path.symlink_to(real)
+    books.charge(used(SONNET, 1))
+    assert len(books.export()) == 1
+    assert books.path.is_symlink()
+    assert real.stat().st_mode & 0o777 == 0o600
 
 
 def test_of_a_month_that_runs_there_is_what_there_was_so_far(books: Books) -> None:
