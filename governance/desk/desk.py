@@ -240,11 +240,11 @@ class Desk:
             while not (self._stopping and not self.queue_depth and not self._aside.items):
                 await self._wake.wait()
                 self._wake.clear()
-                if self._aside.due:
-                    free = await self._aside.give_back()
-                    self._settlements.extendleft(reversed(free.settlements))
-                    self._shrinks.extendleft(reversed(free.shrinks))
                 while self._is_anything_due:
+                    if self._aside.due:  # also when batch follows batch
+                        free = await self._aside.give_back()
+                        self._settlements.extendleft(reversed(free.settlements))
+                        self._shrinks.extendleft(reversed(free.shrinks))
                     await self._write(self._take())
                     self._writing = Taken()
         except asyncio.CancelledError:
@@ -259,7 +259,9 @@ class Desk:
     @property
     def _is_anything_due(self) -> bool:
         """Records go with whatever else is written; they alone are no reason to, until they are due."""
-        if self._holds or self._settlements or self._shrinks or self._heartbeat_due or self._room.due:
+        if self._holds or self._settlements or self._shrinks:
+            return True
+        if self._heartbeat_due or self._room.due or self._aside.due:
             return True
         return bool(self._records) and (self._records_due or self._stopping)
 

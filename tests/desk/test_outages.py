@@ -16,6 +16,7 @@ import psycopg.sql
 import pytest
 from django.conf import settings
 
+from governance.core.ids import uuid7
 from governance.desk.desk import Desk
 from governance.desk.items import DeskUnavailable, Held, Refused, Settlement, Shrink
 from governance.desk.sweeper import Sweeper
@@ -269,6 +270,34 @@ async def test_a_locked_row_stops_only_the_calls_of_its_budget(start_desk: Start
         assert await settled
     assert purse.row(locked) == (25, 0)
     assert isinstance(await desk.place_hold(purse.hold(10, locked)), Held)
+
+
+async def test_what_was_put_aside_is_written_however_busy_the_others_are(
+    start_desk: StartDesk, purse: Purse
+) -> None:
+    desk = await start_desk(lock_timeout_seconds=0.3)
+    locked, free = purse.period(limit=100), purse.period(limit=100)
+    hold = purse.hold(60, locked)
+    await desk.place_hold(hold)
+
+    async def busy() -> None:
+        while True:
+            await desk.shrink(Shrink(uuid7(), 1, (free,)))
+
+    async with asyncio.timeout(10), asyncio.TaskGroup() as others:
+        with psycopg.connect(settings.DATABASE_URL) as other:
+            other.execute("SELECT 1 FROM ledger_budgetperiod WHERE id = %s FOR UPDATE", [locked])
+            settled = desk.settle(purse.charge(hold, 25))
+            await asyncio.sleep(1.2)  # it is aside now
+        callers = []
+        for _ in range(2):  # whatever one waits for is being written when the other comes
+            callers.append(others.create_task(busy()))
+            await asyncio.sleep(0.0001)
+        async with asyncio.timeout(3):
+            assert await settled
+        for caller in callers:
+            caller.cancel()
+    assert purse.row(locked) == (25, 0)
 
 
 async def test_a_read_only_database_loses_no_settlement(
