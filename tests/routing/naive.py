@@ -1,6 +1,6 @@
 """document.py read word for word, without a thought to speed: what the router is held against."""
 
-import re
+import unicodedata
 from collections.abc import Sequence
 from zoneinfo import ZoneInfo
 
@@ -52,7 +52,7 @@ def outcome(policies: Sequence[Policy], facts: CallFacts) -> dict[str, object]:
 
 
 def matches(match: Match, facts: CallFacts) -> bool:
-    words = re.findall(r"\w+", facts.text.casefold())
+    words = words_of(facts.text)
     model = BY_NAME.get(facts.model)
     tier = {"mythos": "fable"}.get(model.family, model.family) if model else None
     wants = match.keywords
@@ -91,8 +91,19 @@ def tagged(facts: CallFacts, name: str, values: str | tuple[str, ...]) -> bool:
     return name in facts.tags and ("*" in allowed or facts.tags[name] in allowed)
 
 
+def words_of(text: str) -> list[str]:
+    """Character by character: letters with their marks, digits and _."""
+    folded = text.casefold().replace("i\u0307", "i")
+    return "".join([char if is_in_word(char) else " " for char in folded]).split()
+
+
+def is_in_word(char: str) -> bool:
+    is_mark = unicodedata.category(char) in ("Mn", "Mc") and char not in map(chr, range(0xFE00, 0xFE10))
+    return char == "_" or char.isalnum() or is_mark
+
+
 def said(keyword: str, words: list[str]) -> bool:
-    wanted = re.findall(r"\w+", keyword.casefold())
+    wanted = words_of(keyword)
     return any(words[start : start + len(wanted)] == wanted for start in range(len(words)))
 
 

@@ -1,7 +1,6 @@
 """Keywords are whole words in any case; captures are what stands in their place, and nothing else."""
 
 import gc
-import re
 import time
 import weakref
 from collections.abc import Callable
@@ -30,10 +29,6 @@ def count(text: str) -> int:
     return Search(()).words(text).count
 
 
-def naive_words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.casefold())
-
-
 @pytest.mark.parametrize(
     ("text", "keyword", "found"),
     [
@@ -51,6 +46,11 @@ def naive_words(text: str) -> list[str]:
         ("", "poem", False),
         ("step by\n\nstep", "step by step", True),
         ("node.js", "node.js", True),
+        ("किताब", "कातिब", False),
+        ("यह किताब है", "किताब", True),
+        ("İstanbul", "istanbul", True),
+        ("cafe\u0301", "cafe", False),
+        ("❤\ufe0fpoem", "poem", True),
     ],
 )
 def test_keywords_are_whole_words_in_any_case(text: str, keyword: str, found: bool) -> None:
@@ -60,10 +60,10 @@ def test_keywords_are_whole_words_in_any_case(text: str, keyword: str, found: bo
 @given(text=st.text(max_size=60), keyword=st.text(alphabet="abAB éß-'“ \u00a0", min_size=2, max_size=8))
 def test_a_keyword_is_found_where_a_naive_reading_finds_it(text: str, keyword: str) -> None:
     twice = f"{text} {keyword} {text}"
-    is_looked_for = bool(naive_words(keyword))
+    is_looked_for = bool(naive.words_of(keyword))
     assert has(twice, keyword) is is_looked_for
-    assert has(text, keyword) is (is_looked_for and naive.said(keyword, naive_words(text)))
-    assert count(twice) == len(naive_words(twice))
+    assert has(text, keyword) is (is_looked_for and naive.said(keyword, naive.words_of(text)))
+    assert count(twice) == len(naive.words_of(twice))
 
 
 WRITTEN = ["red", "Herring", "HERRING", "re", "straße", "STRASSE", "Ärger", "naïve", "ﬁn", "x1", "a_b", "Ωx"]
@@ -79,7 +79,7 @@ BETWEEN = [
     "\u00a0",
     "“",
     "…",
-    "\u0301",
+    "\ufe0f",
     "\ud800",
     "🙂",
     " " * 27,
@@ -104,8 +104,8 @@ some_keywords = st.lists(
 @given(text=texts, keywords=some_keywords)
 def test_one_pass_finds_what_a_reading_word_by_word_finds(text: str, keywords: list[str]) -> None:
     """All keywords at once, also those that overlap, repeat or share the space between them."""
-    words = naive_words(text)
-    wanted = {keyword for keyword in keywords if naive_words(keyword) and naive.said(keyword, words)}
+    words = naive.words_of(text)
+    wanted = {keyword for keyword in keywords if naive.words_of(keyword) and naive.said(keyword, words)}
     assert found_in(text, *keywords) == wanted
     assert one_line(text).decode().split(" ") == (["", *words, ""] if words else ["", ""])
 
