@@ -249,7 +249,7 @@ class Attempt:
         try:
             if self.exchange.prompt_prefix is not None and charge is not None and charge.passes:
                 prompt_caching.learn(self.exchange, charge.passes, self.promise.book)
-            baseline_nanos = self._baseline(charge)
+            baseline_nanos = self.baseline(charge)
             attempt = self._record(charge, error)
             call = call_record.of_attempt(self.exchange, attempt, outcome, status, reason, content)
             if baseline_nanos is not None:
@@ -260,9 +260,10 @@ class Attempt:
             call = call_record.of_money(self.exchange, attempt, outcome, status, reason)
         return attempt, call
 
-    def _baseline(self, charge: Charge | None) -> int | None:
+    def baseline(self, charge: Charge | None, paid_nanos: int | None = None) -> int | None:
         """What the call would have cost as asked, with what was saved in the decision; None where nothing
-        was done that could have saved anything."""
+        was done that could have saved anything. `paid_nanos`: for all of its attempts, where this one that
+        answered is not the last."""
         exchange = self.exchange
         if charge is None or not charge.passes or charge.basis is Basis.FULL_HOLD:
             return None  # the whole hold says nothing of what the answer cost
@@ -274,7 +275,9 @@ class Attempt:
             exchange.asked_terms or savings.Asked(exchange.requested_model or "", sent_bytes=1),
             charge.passes,
             answer_nanos=charge.cost_nanos,
-            cost_nanos=charge.cost_nanos + (0 if earlier is None else earlier.cost_nanos),
+            cost_nanos=charge.cost_nanos + (0 if earlier is None else earlier.cost_nanos)
+            if paid_nanos is None
+            else paid_nanos,
             book=self.promise.book,
             at=self.promise.at,
         )

@@ -1,4 +1,5 @@
-"""A cheap model answers first; where its reply fails a check, a better one is asked, once. Both are paid for.
+"""A cheap model answers first; where its reply fails a check, or it is not sure of it, a better one is asked,
+once. All are paid for.
 
 Only where the reply may be kept back until it was checked: a whole Message, or a stream that the policy says
 may be buffered. The reply of the last attempt is relayed byte for byte. Where the better model cannot be
@@ -10,15 +11,18 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from governance.calls.models import Outcome
-from governance.gateway import call_record, earlier, fallbacks, idempotency, sending
+from governance.gateway import call_record, earlier, errors, fallbacks, idempotency, sending
 from governance.gateway.attempt import Attempt
+from governance.gateway.confidence import confidence_in
+from governance.gateway.errors import CallRefused
 from governance.gateway.exchange import Exchange
-from governance.gateway.relay import say_decision_again
-from governance.gateway.reply_checks import failed_check
+from governance.gateway.relay import say_cost_again, say_decision_again
+from governance.gateway.reply_checks import answer_in, failed_check
 from governance.gateway.request import ABSENT, Request, value_of
 from governance.gateway.responses import GatewayResponse
 from governance.gateway.sse import UnreadableEncoding, unpacked
 from governance.response_cache.replay import NotReplayable, message_of_events
+from governance.routing.document import Confidence
 
 if TYPE_CHECKING:
     from governance.gateway.keeping import Keeping
@@ -64,6 +68,8 @@ async def _judged(
     if message is None:
         return response
     why = failed_check(message, ladder.terms.checks, _schema(exchange), _begun(exchange.request))
+    if why is None and ladder.terms.confidence is not None:
+        why = await _doubt(exchange, attempt, response, ladder.terms.confidence, answer_in(message))
     if why is not None:
         exchange.decision["cascade"] = f"{ladder.first} ({why})"
         return await _escalate(exchange, attempt, response, ladder.then)
@@ -71,25 +77,37 @@ async def _judged(
         assert response.charged is not None
         charge, content = response.charged()
         keeping.keep(exchange, response.status_code, response.wire_headers, response.body, charge, content)
-    return response
+    return _as_it_is(exchange, attempt, response)
+
+
+async def _doubt(
+    exchange: Exchange, first: Attempt, response: GatewayResponse, terms: Confidence, answer: str
+) -> str | None:
+    """Why the first model's answer does not do, by its own judgement. None where it does, or that cannot be
+    had."""
+    if not answer.strip():
+        return None
+    calls = _ended(exchange, first, response)
+    percent, why_not = None, "no_attempt_left"
+    if fallbacks.may_begin_another(exchange):
+        percent, why_not = await confidence_in(exchange, answer, first.model, terms)
+    if calls.over:  # what was to be settled was not: the call has ended without an answer
+        raise CallRefused(errors.LEDGER_UNAVAILABLE)
+    exchange.decision["confidence"] = f"not ({why_not})" if percent is None else percent
+    return "unsure" if percent is not None and percent < terms.at_least else None
 
 
 async def _escalate(
     exchange: Exchange, first: Attempt, response: GatewayResponse, model: str
 ) -> GatewayResponse:
     """The better model's reply, or the first one where that cannot be had for nothing."""
-    calls = earlier.of(exchange)
-    assert response.charged is not None
-    charge, content = response.charged()
-    calls.ended(first, charge, None)
+    calls = _ended(exchange, first, response)
     second: Attempt | str = "no_attempt_left"
     if fallbacks.may_begin_another(exchange):
         second = await fallbacks.held_for(exchange, model, "escalate")
     if not isinstance(second, Attempt):
-        calls.resumed()
         exchange.decision["cascade_not"] = f"{model} ({second})"
-        say_decision_again(exchange, response)
-        return response
+        return _as_it_is(exchange, first, response)
     second.may_go_on = True
     better = await sending.send(exchange, second)
     refused = second.voided
@@ -98,18 +116,44 @@ async def _escalate(
     second.may_go_on = False
     calls.ended(second, None, refused.proof)
     exchange.decision["cascade_not"] = f"{model} ({second.upstream_status or 'unreachable'})"
+    return _as_it_is(exchange, first, response)
+
+
+def _ended(exchange: Exchange, first: Attempt, response: GatewayResponse) -> earlier.Earlier:
+    """The call goes on after the first model's attempt."""
+    calls = earlier.of(exchange)
+    if calls.unsettled is None:
+        assert response.charged is not None
+        calls.ended(first, response.charged()[0], None)
+    return calls
+
+
+def _as_it_is(exchange: Exchange, first: Attempt, response: GatewayResponse) -> GatewayResponse:
+    """The first model's reply after all, and the attempt that came last ends the call."""
+    calls = exchange.earlier
+    last = None if calls is None else calls.unsettled
+    if calls is None or last is None:
+        return response
     say_decision_again(exchange, response)
+    if last is first:
+        calls.resumed()
+        return response
+    assert response.charged is not None
+    charge, content = response.charged()
+    say_cost_again(response, calls.paid_nanos)
 
     def record() -> None:
+        baseline_nanos = first.baseline(charge, calls.paid_nanos)
         call = call_record.of_call(exchange, Outcome.SERVED, response.status_code, "served", content or b"")
         call.served_model = charge.passes[0].model[:128] if charge.passes else None
+        call.baseline_nanos = baseline_nanos
         exchange.gateway.record(call)
 
     def keep_and_record() -> None:
         kept = response.wire_headers, response.body
-        idempotency.keep(second, response.status_code, *kept, second.settling(record))
+        idempotency.keep(last, response.status_code, *kept, last.settling(record))
 
-    response.after = second.settling(record if exchange.claim is None else keep_and_record)
+    response.after = last.settling(record if exchange.claim is None else keep_and_record)
     return response
 
 

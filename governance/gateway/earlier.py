@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 DURABLE_SECONDS_MAX = 10.0
 """The ledger has just taken the next hold; if the settlement before it takes longer, something is wrong."""
-OWN_PURPOSES = ("classify", "summarise")
+OWN_PURPOSES = ("classify", "summarise", "judge")
 """Attempts that the client did not ask for: they do not count against its limits on tokens."""
 
 
@@ -65,6 +65,11 @@ class Earlier:
     @property
     def next_number(self) -> int:
         return self.attempts + (self._open is not None) + 1
+
+    @property
+    def unsettled(self) -> Attempt | None:
+        """The attempt that has ended and is not settled yet."""
+        return self._open
 
     @property
     def open_hold(self) -> Held | None:

@@ -115,9 +115,9 @@ class Exchange:
         self.keeping: Keeping | None = None
 
     def aside(self, request: Request) -> "Exchange":
-        """The same call with a request of ours, which the client does not see: to classify, to summarise. It
-        has a bound and decisions of its own, and nothing to give back; whose call it is, and what was asked,
-        stays the client's to say."""
+        """The same call with a request of ours, which the client does not see: to classify, to summarise, to
+        judge. It has a bound and decisions of its own, and nothing to give back; whose call it is, and what
+        was asked, stays the client's to say."""
         aside = copy(self)
         aside.asked = self.client_request
         aside._request, aside._features, aside.asked_terms = request, None, None

@@ -98,6 +98,14 @@ def say_decision_again(exchange: Exchange, response: GatewayResponse) -> None:
     ]
 
 
+def say_cost_again(response: GatewayResponse, paid_nanos: int) -> None:
+    """More was paid for the call since."""
+    name, cost = b"exchequer-cost-usd", nanos_to_usd(paid_nanos).encode()
+    response.wire_headers = [
+        (given, cost if given == name else value) for given, value in response.wire_headers
+    ]
+
+
 def _header_value(text: str | None) -> bytes:
     """A text that came from outside, as it may stand in a header: a line break would begin another one."""
     return (text or "").encode("ascii", "replace").translate(VISIBLE)

@@ -69,9 +69,9 @@ def failed_check(
         return "refusal"
     if "truncation" in checks and reply.stop_reason in _CUT:
         return "truncation"
-    if any(block.type.endswith("tool_use") for block in reply.content):
+    if _calls_tools(reply):
         return None
-    text = "".join(block.text for block in reply.content if block.type == "text")
+    text = _text(reply)
     if "json" in checks and not any(_is_json(said, schema) for said in (text, begun + text)):
         return "json"
     if "hedging" in checks:
@@ -79,6 +79,20 @@ def failed_check(
         if any(hedge in said for hedge in HEDGES):
             return "hedging"
     return None
+
+
+def answer_in(message: bytes) -> str:
+    """The text of a Message that a check could read; "" where it calls tools."""
+    reply = _decode(message)
+    return "" if _calls_tools(reply) else _text(reply)
+
+
+def _calls_tools(reply: _Message) -> bool:
+    return any(block.type.endswith("tool_use") for block in reply.content)
+
+
+def _text(reply: _Message) -> str:
+    return "".join(block.text for block in reply.content if block.type == "text")
 
 
 def _is_json(text: str, schema: dict[str, Any] | None) -> bool:

@@ -145,7 +145,13 @@ def _route(route: RouteTo, models: Mapping[Tier, str]) -> Compiled:
         return Action("model", f"ask {classifier.by} how hard it is", {"classify": classifier})
     if route.cascade is not None:
         ladder = _ladder(route.cascade, models)
-        return Action("model", f"{ladder.first}, then {ladder.then} if a check fails", {"cascade": ladder})
+        unsure = route.cascade.confidence
+        when = (
+            "if a check fails"
+            if unsure is None
+            else f"if a check fails or it is under {unsure.at_least} % sure"
+        )
+        return Action("model", f"{ladder.first}, then {ladder.then} {when}", {"cascade": ladder})
     name = _named(Target(tier=route.tier, model=route.model), models)
     return Action("model", name, {"model": name})
 

@@ -115,14 +115,24 @@ class Classify(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     remember_seconds: Annotated[int, Meta(ge=0, le=86_400)] = 3_600
 
 
+class Confidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The model that answered is asked how likely its answer is right, in percent: one more short call. Where
+    it does not say so in time, the answer stands."""
+
+    at_least: Annotated[int, Meta(ge=1, le=100)]
+    timeout_ms: Annotated[int, Meta(ge=100, le=10_000)] = 3_000
+
+
 class Cascade(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Answer on `first`; where a check fails, ask again on `then`. Both are paid for. Only for replies that
-    are not streamed, unless `buffer_streams` says that a stream may be kept back until it was checked; other
-    streams are answered as asked. gateway/reply_checks.py says what the checks mean."""
+    """Answer on `first`; where a check fails, or it is not as sure as `confidence` wants it, ask again on
+    `then`. All are paid for. Only for replies that are not streamed, unless `buffer_streams` says that a
+    stream may be kept back until it was checked; other streams are answered as asked. What the checks mean is
+    in gateway/reply_checks.py."""
 
     first: Target
     then: Target
     checks: Annotated[tuple[CascadeCheck, ...], Meta(min_length=1)] = ("refusal", "truncation")
+    confidence: Confidence | None = None
     buffer_streams: bool = False
 
 

@@ -15,6 +15,7 @@ from governance.simulator.tokens import bytes_of_tokens, tokens_of_block, tokens
 
 ECHO_CHARACTERS_MAX = 200
 _ONE_WORD = re.compile(r"[Aa]nswer with one word: ([\w, ]+) or (\w+)")
+_ONE_NUMBER = re.compile(r"[Aa]nswer with a whole number from (\d+) to (\d+)")
 THINKING_TOKENS = 32
 FILLER = (
     "This sentence is filler from the simulator, so that the reply is as long as the script asked for. "
@@ -140,12 +141,14 @@ def _text(body: dict[str, Any], model: Model, script: Script, seed: bytes) -> st
         text = msgspec.json.encode(sample(body["output_config"]["format"].get("schema"))).decode()
     else:
         said = last_words(body["messages"])
-        words = _ONE_WORD.search(str(body.get("system") or ""))
-        text = (
-            _one_of(words, said)
-            if words
-            else f"This is the Exchequer simulator, not Claude. You said: “{said}”"
-        )
+        system = str(body.get("system") or "")
+        words, numbers = _ONE_WORD.search(system), _ONE_NUMBER.search(system)
+        if words:
+            text = _one_of([*re.split(r",\s*", words[1]), words[2]], said)
+        elif numbers:
+            text = _one_of([numbers[2], numbers[1], "hm"], said)
+        else:
+            text = f"This is the Exchequer simulator, not Claude. You said: “{said}”"
     if script.output_tokens is None:
         return text
     size = bytes_of_tokens(script.output_tokens, model.tokenizer)
@@ -155,10 +158,9 @@ def _text(body: dict[str, Any], model: Model, script: Script, seed: bytes) -> st
     return _shorten(text, size)
 
 
-def _one_of(words: re.Match[str], said: str) -> str:
-    """A question for one word of a list is answered by length: the first for a short text, the second for one
-    that is cut here, the last for a text that asks nothing."""
-    choices = [*re.split(r",\s*", words[1]), words[2]]
+def _one_of(choices: list[str], said: str) -> str:
+    """A question for a word or a number is answered by length: the first choice for a short text, the
+    second for one that is cut here, the last for a text that asks nothing."""
     if "?" not in said and "." not in said:
         return choices[-1]
     return choices[min(len(said) > ECHO_CHARACTERS_MAX, len(choices) - 1)]

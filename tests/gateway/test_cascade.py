@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from governance.core.money import nanos_to_usd
+from governance.gateway.confidence import percent_in
 from governance.gateway.json_schema import fits
 from governance.gateway.reply_checks import HEDGES, failed_check
 from governance.simulator.samples import sample
@@ -91,6 +92,124 @@ def test_a_stream_that_may_not_be_kept_back_is_answered_as_asked(stack: Stack, a
     assert response.headers["exchequer-model"] == ASKED
     (call,) = account.wait_for_calls(1)
     assert call.attempts == 1
+
+
+# --- Is it sure of its answer? ----------------------------------------------------------------------
+SURE = ", confidence: {at_least: 80}"
+RAMBLING = "Paris, perhaps. " * 30
+"""The simulator rates long answers at 0 %, short ones at 100 %, and gives no number without a full stop."""
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["json", "buffered stream"])
+def test_an_answer_that_its_model_is_not_sure_of_is_replaced_and_all_three_are_paid(
+    stack: Stack, account: Account, stream: bool
+) -> None:
+    cascade(account, "refusal", SURE + ", buffer_streams: true")
+    response = post(stack, account, {**ASK, "stream": stream}, headers=said(account, RAMBLING))
+    assert response.headers["exchequer-model"] == THEN
+    assert f"confidence=0; cascade={FIRST} (unsure)" in response.headers["exchequer-decision"]
+    (call,) = account.wait_for_calls(1)
+    assert (call.requested_model, call.served_model, call.attempts) == (ASKED, THEN, 3)
+    assert [(attempt.purpose, attempt.served_model) for attempt in account.attempts()] == [
+        ("answer", FIRST),
+        ("judge", FIRST),
+        ("escalate", THEN),
+    ]
+    assert_sound(account)
+    assert call.baseline_nanos - call.cost_nanos == sum(call.decision["savings"].values())
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["json", "buffered stream"])
+def test_an_answer_that_its_model_is_sure_of_is_relayed_as_it_came(
+    stack: Stack, account: Account, stream: bool
+) -> None:
+    cascade(account, "refusal", SURE + ", buffer_streams: true")
+    response = post(stack, account, {**ASK, "stream": stream}, headers=said(account, "Paris."))
+    assert response.headers["exchequer-model"] == FIRST
+    assert "confidence=100" in response.headers["exchequer-decision"]
+    (call,) = account.wait_for_calls(1)
+    assert (call.served_model, call.attempts, call.decision["confidence"]) == (FIRST, 2, 100)
+    answer, judge = account.attempts()
+    assert (answer.purpose, judge.purpose, judge.number) == ("answer", "judge", 2)
+    assert 0 < judge.cost_nanos < 1_000_000
+    if not stream:
+        assert response.headers["exchequer-cost-usd"] == nanos_to_usd(call.cost_nanos)
+    assert call.cost_nanos == answer.cost_nanos + judge.cost_nanos
+    assert call.decision["savings"]["overhead"] == -judge.cost_nanos
+    assert call.baseline_nanos - call.cost_nanos == sum(call.decision["savings"].values())
+    assert hashlib.sha256(response.content).hexdigest() == stack.bill(account.tenant.slug)[0]["reply_sha256"]
+    assert_sound(account)
+
+
+def test_without_a_number_the_answer_stands(stack: Stack, account: Account) -> None:
+    cascade(account, "refusal", SURE)
+    silent = {**ASK, "messages": [{"role": "user", "content": "Capital of France"}]}
+    response = post(stack, account, silent, headers=said(account, "Paris"))
+    assert response.headers["exchequer-model"] == FIRST
+    assert "confidence=not (no_number)" in response.headers["exchequer-decision"]
+    account.wait_for_calls(1)
+    assert_sound(account)
+
+
+def test_a_reply_without_text_is_not_judged(stack: Stack, account: Account) -> None:
+    cascade(account, "refusal", SURE)
+    response = post(stack, account, headers=said(account, " "))
+    assert "confidence" not in response.headers["exchequer-decision"]
+    (call,) = account.wait_for_calls(1)
+    assert (call.served_model, call.attempts) == (FIRST, 1)
+
+
+def test_an_unsure_answer_stands_where_there_is_no_room_for_a_better_one(stack: Stack) -> None:
+    """What was held for the answer and its judgement is settled, the call is served and its reply kept."""
+    rich = make_tenant("1000")
+    cascade(rich, "refusal", SURE)
+    post(stack, rich, headers=said(rich, RAMBLING))
+    rich.wait_for_calls(1)
+    answer, judge, _ = rich.attempts()
+    least = max(answer.bound_nanos, answer.cost_nanos + judge.bound_nanos)
+    account = make_tenant(nanos_to_usd(least + 5_000))
+    cascade(account, "refusal", SURE)
+    once = said(account, RAMBLING) | {"idempotency-key": "once"}
+    response = post(stack, account, headers=once)
+    assert response.status_code == 200, response.text
+    assert response.headers["exchequer-model"] == FIRST
+    (call,) = account.wait_for_calls(1)
+    assert (call.outcome, call.attempts, call.decision["confidence"]) == ("served", 2, 0)
+    assert call.decision["cascade_not"] == f"{THEN} (budget_exhausted)"
+    assert_sound(account)
+    again = post(stack, account, headers=once)
+    assert (again.content, again.headers["exchequer-replayed"]) == (response.content, "true")
+
+
+def test_without_room_to_ask_how_sure_it_is_the_answer_stands(stack: Stack) -> None:
+    rich = make_tenant("1000")
+    cascade(rich, "refusal")
+    post(stack, rich)
+    (call,) = rich.wait_for_calls(1)
+    account = make_tenant(nanos_to_usd(call.held_nanos))
+    cascade(account, "refusal", SURE)
+    response = post(stack, account, headers=said(account, "Paris.", bill_full_max_tokens=True))
+    assert (response.status_code, response.headers["exchequer-model"]) == (200, FIRST)
+    (call,) = account.wait_for_calls(1)
+    assert (call.attempts, call.decision["confidence"]) == (1, "not (budget_exhausted)")
+    assert_sound(account)
+
+
+@pytest.mark.parametrize(
+    ("said", "percent"),
+    [
+        ("85", 85),
+        ("85%", 85),
+        ("0.", 0),
+        ("100", 100),
+        ("101", None),
+        ("very", None),
+        ("", None),
+        ("٨٥", None),
+    ],
+)
+def test_a_number_is_what_the_text_begins_with(said: str, percent: int | None) -> None:
+    assert percent_in(said) == percent
 
 
 def test_a_better_model_that_upstream_refuses_leaves_the_first_reply(stack: Stack, account: Account) -> None:

@@ -91,6 +91,10 @@ def test_a_policy_that_can_be_meant_has_no_problems_and_no_warnings() -> None:
             "The cascade asks claude-haiku-5-5 twice",
         ),
         (
+            "{cascade: {first: {tier: haiku}, then: {tier: opus}, confidence: {at_least: 101}}}",
+            "`at_least` is at most 100.",
+        ),
+        (
             "{cascade: {first: {tier: opus}, then: {tier: haiku}}}",
             "claude-haiku-5-5 is no dearer than claude-opus-5-5",
         ),

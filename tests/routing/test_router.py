@@ -241,6 +241,10 @@ def test_classify_and_cascade_name_their_models() -> None:
     route = router(policy({"then": {"route": {"cascade": ladder}}})).route(facts())
     assert route.cascade is not None
     assert (route.cascade.first, route.cascade.then, route.model) == (HAIKU, OPUS, None)
+    route = router(policy({"then": {"route": {"cascade": ladder | {"confidence": {"at_least": 80}}}}})).route(
+        facts()
+    )
+    assert route.applied[0].did == (f"{HAIKU}, then {OPUS} if a check fails or it is under 80 % sure",)
 
 
 def test_an_off_switch_of_a_key_goes_before_what_its_tenant_adds() -> None:
