@@ -104,6 +104,16 @@ def _between(where: str, side: Literal["before", "after"], *killed: str) -> Poin
     )  # fmt: skip
 
 
+def _judging(side: Literal["before", "after"], killed: str, raised: str) -> Point:
+    """Of a call whose answer is judged by the model that gave it."""
+    return Point(
+        f"{_GATEWAY}.cascade:confidence_in", side, 25, True, (killed,), (raised,),  # type: ignore[arg-type]
+        modes=("json",), asks="claude-sonnet-5-5",
+        policy="rules: [{name: cheap first, then: {route: {cascade: {first: {model: claude-haiku-4-5}, "
+        "then: {tier: opus}, confidence: {at_least: 1}}}}}]",
+    )  # fmt: skip
+
+
 POINTS: dict[str, Point] = {
     "request.before_read": Point(f"{_GATEWAY}.pipeline:read", "before", 1, False, _NOTHING, _NOTHING),
     "hold.before_queue": Point(f"{_DESK}.desk:Desk.place_hold", "before", 1, False, _NOTHING, _NOTHING),
@@ -162,6 +172,8 @@ POINTS: dict[str, Point] = {
     "between.next_bound": _between("other_model:ask_instead", "after", "full_hold"),
     "between.next_held": _between("earlier:Earlier.give_way_to", "before", "full_hold", "full_hold"),
     "between.settled": _between("earlier:Earlier.give_way_to", "after", "void", "full_hold"),
+    "judge.before": _judging("before", "full_hold", "exact"),
+    "judge.after": _judging("after", "exact+full_hold", "exact+exact"),
 }  # fmt: skip
 
 SWEEP_POINTS: dict[str, Point] = {
