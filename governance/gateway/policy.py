@@ -54,10 +54,7 @@ async def decide(exchange: "Exchange") -> GatewayResponse | None:
     if route.sticky and key.router.changes_models:
         exchange.conversation = conversation_of(exchange)
     on = await _conversation_model(exchange, route, facts)
-    if on is not None and (
-        key.router.denial(facts, on, route.policies.get("model")) is not None
-        or why_not_allowed(exchange, on) is not None
-    ):
+    if on is not None and not _may_stay(exchange, route, facts, on):
         on = None
     if on is None and route.classify is not None:
         route = replace(route, model=await classifying.model_for(exchange, route.classify))
@@ -111,6 +108,16 @@ async def _conversation_model(exchange: "Exchange", route: Route, facts: CallFac
     if exchange.conversation is None or facts.first_turn or route.budget_forces:
         return None
     return await exchange.gateway.conversations.model(exchange.conversation)
+
+
+def _may_stay(exchange: "Exchange", route: Route, facts: CallFacts, model: str) -> bool:
+    """May the call go to the model that its conversation is on? Some policy chose that one for a turn before:
+    what this turn's rules choose says nothing about it, unless it is the same."""
+    router = exchange.key.router
+    assert router is not None
+    if model != route.model and router.denial(facts, model, None) is not None:
+        return False
+    return why_not_allowed(exchange, model) is None
 
 
 def _without_denied(router: Router, route: Route, facts: CallFacts, reasons: list[str]) -> Route:

@@ -63,6 +63,27 @@ def test_it_leaves_a_model_that_the_tenant_has_come_to_deny(stack: Stack, accoun
     assert answered_by(stack, account, LATER) == ASKED
 
 
+def test_it_leaves_a_denied_model_also_where_the_tenants_rule_decides_this_turn(
+    stack: Stack, account: Account
+) -> None:
+    """The key's rule chose the model in the first turn; what the tenant's chooses for the next is no excuse."""
+    all_to_haiku = "{name: all, then: {route: {tier: haiku}}}"
+    govern(
+        account,
+        "rules: [{name: hard, when: {keywords: {any: [hello]}}, then: {route: {tier: opus}}}]",
+        scope="key",
+    )
+    govern(account, f"rules: [{all_to_haiku}]")
+    assert answered_by(stack, account, HELLO) == DEAR
+    assert answered_by(stack, account, LATER) == DEAR
+    govern(
+        account,
+        f"rules: [{{name: no Opus, when: {{tiers: [opus]}}, then: {{deny: Not for us.}}}}, {all_to_haiku}]",
+    )
+    wait_until(lambda: post(stack, account, {**ASK, "model": DEAR}).status_code == 400, 5)
+    assert answered_by(stack, account, LATER) == CHEAP
+
+
 async def test_every_worker_sees_a_conversation_move_and_remembers_it_without_valkey() -> None:
     link, conversation = Link(settings.REDIS_URL), secrets.token_bytes(16)
     lookups = Lookups(link, lambda what: None)
