@@ -66,7 +66,7 @@ def test_it_leaves_a_model_that_the_tenant_has_come_to_deny(stack: Stack, accoun
 def test_it_leaves_a_denied_model_also_where_the_tenants_rule_decides_this_turn(
     stack: Stack, account: Account
 ) -> None:
-    """The key's rule chose the model in the first turn; what the tenant's chooses for the next is no excuse."""
+    """The key's rule chose the model in the first turn; what the tenant's chooses next is no excuse."""
     all_to_haiku = "{name: all, then: {route: {tier: haiku}}}"
     govern(
         account,
