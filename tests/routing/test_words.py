@@ -1,9 +1,12 @@
 """Keywords are whole words in any case; captures are what stands in their place, and nothing else."""
 
 import gc
+import random
+import resource
 import time
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +14,7 @@ from hypothesis import strategies as st
 
 from governance.routing.captures import Captures
 from governance.routing.facts import EXCERPT_CHARACTERS_MAX, TEXT_CHARACTERS_MAX, excerpt, looked_at
-from governance.routing.words import DFA_KEYWORDS_MAX, Search, one_line, pattern_of, patterns_of, search_for
+from governance.routing.words import DFA_BYTES_MAX, Search, one_line, pattern_of, patterns_of, search_for
 from tests.routing import naive
 
 
@@ -134,9 +137,23 @@ def test_in_writings_without_spaces_a_keyword_is_found_anywhere_and_as_it_is_wri
 
 
 def test_many_keywords_are_found_as_few_are() -> None:
-    """Above DFA_KEYWORDS_MAX it is another automaton."""
-    many = [f"word {number}" for number in range(DFA_KEYWORDS_MAX + 1)]
+    """Above DFA_BYTES_MAX it is another automaton."""
+    many = [f"word {number}" for number in range(DFA_BYTES_MAX // len("word 7"))]
     assert found_in("Word-7, word 5000; word 500 7", *many) == {"word 7", "word 500"}
+
+
+def test_keywords_take_little_memory_however_long_they_are_and_in_whatever_writing() -> None:
+    """A worker has 90 MB, and every key may have keywords of its own."""
+
+    def memory_mb() -> float:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+
+    letters = [chr(number) for number in range(0x10300, 0x10400) if chr(number).isalpha()]
+    keywords = ["".join(random.Random(seed).choices(letters, k=64)) for seed in range(500)]
+    before = memory_mb()
+    search = Search(patterns_of(keywords))
+    assert memory_mb() - before < 16
+    assert search.words(f"so {keywords[7]}!").found == {pattern_of(keywords[7])}
 
 
 def test_routers_that_look_for_the_same_share_what_finds_it() -> None:
