@@ -35,17 +35,13 @@ from governance.desk.link import Link
 from governance.desk.memo import void_of_unused_hold
 from governance.desk.overrun import settle_overrun
 from governance.desk.queue import UNREACHABLE, Queued, Taken, pop
+from governance.desk.records import Records
 from governance.desk.room import Waiter, WaitingRoom
 
 log = logging.getLogger(__name__)
 
 HOLDS_PER_BATCH_MAX = 512
 OTHERS_PER_BATCH_MAX = 1024
-RECORDS_PER_BATCH_MAX = 256
-RECORD_DELAY_SECONDS = 0.2
-"""Facts without money wait this long, or until a batch is full, for company; with money they go at once."""
-RECORDS_QUEUED_MAX = 20_000
-"""During a long outage the oldest refusals are forgotten; money never is."""
 HOLD_TRIES_MAX = 3
 """After so many lock timeouts the holds of a batch are turned away; settlements go on trying."""
 
@@ -87,18 +83,17 @@ class Desk:
         self._holds: deque[Queued[PlaceHold]] = deque()
         self._settlements: deque[Queued[Settlement]] = deque()
         self._shrinks: deque[Queued[Shrink]] = deque()
-        self._records: deque[Queued[CallRecord]] = deque()
+        self._records = Records(self._wake.set)
         self._writing = Taken()
         self._aside = Aside(self._link, self._wake.set)
         self._room = WaitingRoom(
             self._wake.set, waiters_max=waiters_max, waiters_of_tenant_max=waiters_of_tenant_max
         )
-        self._heartbeat_due = self._records_due = False
+        self._heartbeat_due = False
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
         self.failed: BaseException | None = None
         self.newest_batch_size = 0
-        self.records_dropped = 0
 
     # --- life ------------------------------------------------------------------------------------
     async def start(self) -> None:
@@ -131,6 +126,10 @@ class Desk:
     def queue_depth(self) -> int:
         """Items that wait for their transaction to begin."""
         return len(self._holds) + len(self._settlements) + len(self._shrinks) + len(self._records)
+
+    @property
+    def records_dropped(self) -> int:
+        return self._records.dropped
 
     @property
     def unsettled(self) -> int:
@@ -201,27 +200,7 @@ class Desk:
 
     def record(self, call: CallRecord) -> asyncio.Future[bool]:
         """Write a call that took no hold, within a second."""
-        queued: Queued[CallRecord] = Queued(call, asyncio.get_running_loop().create_future())
-        if len(self._records) >= RECORDS_QUEUED_MAX:
-            if not self.records_dropped:
-                log.error("More than %d refusals wait to be recorded; the oldest go.", RECORDS_QUEUED_MAX)
-            self._records.popleft().answer(False)
-            self.records_dropped += 1
-        self._records.append(queued)
-        if len(self._records) in (1, RECORDS_PER_BATCH_MAX):
-            self._gather_records()
-        return queued.future
-
-    def _gather_records(self) -> None:
-        """Let them wait for company, if they may."""
-        if len(self._records) >= RECORDS_PER_BATCH_MAX:
-            self._write_records()
-        elif self._records:
-            asyncio.get_running_loop().call_later(RECORD_DELAY_SECONDS, self._write_records)
-
-    def _write_records(self) -> None:
-        self._records_due = True
-        self._wake.set()
+        return self._records.put(call)
 
     def heartbeat(self) -> None:
         """Write a batch soon even if it is empty: it renews the lease and proves that the desk works."""
@@ -263,7 +242,7 @@ class Desk:
             return True
         if self._heartbeat_due or self._room.due or self._aside.due:
             return True
-        return bool(self._records) and (self._records_due or self._stopping)
+        return self._records.due or (self._stopping and bool(self._records))
 
     def _take(self) -> Taken:
         """The next batch: settlements first, so that they make room for holds."""
@@ -271,11 +250,9 @@ class Desk:
         self._writing = Taken(
             pop(self._settlements, OTHERS_PER_BATCH_MAX),
             pop(self._shrinks, OTHERS_PER_BATCH_MAX),
-            pop(self._records, RECORDS_PER_BATCH_MAX),
+            self._records.take(),
             [queued for queued in pop(self._holds, HOLDS_PER_BATCH_MAX) if not queued.future.done()],
         )
-        self._records_due = False
-        self._gather_records()
         if self._room or self._room.due:
             self._call_waiters(self._writing)
         return self._writing

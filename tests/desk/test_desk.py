@@ -9,8 +9,9 @@ import pytest
 
 from governance.core.ids import uuid7
 from governance.desk.batch import Batch, write
-from governance.desk.desk import RECORDS_PER_BATCH_MAX, Desk
+from governance.desk.desk import Desk
 from governance.desk.items import DeskUnavailable, Figures, Held, Refused, Settlement, Shrink
+from governance.desk.records import PER_BATCH_MAX
 from tests.desk.conftest import Fatal, Purse
 
 
@@ -263,9 +264,7 @@ async def test_refusals_are_recorded_within_a_second(desk: Desk, purse: Purse) -
     assert purse.count("calls_call") == 1
 
 
-@pytest.mark.parametrize(
-    "count", [RECORDS_PER_BATCH_MAX - 1, RECORDS_PER_BATCH_MAX, 2 * RECORDS_PER_BATCH_MAX + 44]
-)
+@pytest.mark.parametrize("count", [PER_BATCH_MAX - 1, PER_BATCH_MAX, 2 * PER_BATCH_MAX + 44])
 async def test_however_many_refusals_come_at_once_the_last_of_them_is_recorded_within_a_second(
     desk: Desk, purse: Purse, count: int
 ) -> None:
