@@ -144,6 +144,7 @@ def _without_denied(router: Router, route: Route, facts: CallFacts, reasons: lis
         cascade=ladder,
         fallbacks=tuple([model for model in route.fallbacks if allowed(model, "fallbacks")]),
         on_exhausted=route.on_exhausted if allowed(route.on_exhausted, "on_exhausted") else None,
+        summarise_by=route.summarise_by if allowed(route.summarise_by, "history") else None,
     )
 
 

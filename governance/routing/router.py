@@ -30,6 +30,8 @@ ROUTES_REMEMBERED_MAX: Final = 512
 
 _MODELS: Final = ("model", "fallbacks", "on_exhausted")
 """Kinds of actions that name models to which a call may go."""
+_ASKING: Final = (*_MODELS, "history")
+"""And that which may have a model asked for a summary."""
 
 
 class CompiledInput(msgspec.Struct, frozen=True):
@@ -256,7 +258,7 @@ class Router:
             why=why,
             sticky=self._as_asked.sticky,
             budget_forces=forced,
-            policies={kind: counts[kind][0].policy_id for kind in _MODELS if kind in counts},
+            policies={kind: counts[kind][0].policy_id for kind in _ASKING if kind in counts},
         )
 
 

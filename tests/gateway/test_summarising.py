@@ -61,6 +61,16 @@ def test_a_block_of_turns_has_one_summary_and_its_cost_is_in_the_first_calls(
     assert_sound(account)
 
 
+def test_a_model_that_the_tenant_denies_is_not_asked_for_a_summary(stack: Stack, account: Account) -> None:
+    govern(account, "rules: [{name: no Haiku, when: {tiers: [haiku]}, then: {deny: Not for us.}}]")
+    govern(account, "rules: [{name: Shorter, then: {history: {summarise: true}}}]", scope="key")
+    response = post(stack, account, conversation(21, secrets.token_hex(6)))
+    assert response.headers["exchequer-rewrites"] == "history(-10)"
+    (call,) = account.wait_for_calls(1)
+    assert {attempt.requested_model for attempt in account.attempts()} == {MODEL}
+    assert any("denies claude-haiku-5-5" in reason for reason in call.decision["policy"]["not_done"])
+
+
 def test_the_summary_is_what_is_sent_in_the_first_message(stack: Stack, account: Account) -> None:
     summarise(account)
     raw = conversation(21, secrets.token_hex(6))
