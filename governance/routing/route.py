@@ -52,7 +52,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     budget_forces: bool = False
     """The rule that chose the model asks how full the budgets are: a conversation leaves its model for it."""
     policies: Mapping[str, int] = {}
-    """Whose models they are: the policy that `model`, `fallbacks`, `on_exhausted` and `history` come from, by its id."""
+    """Whose models they are: from which policy `model`, `fallbacks`, `on_exhausted`, `history` came (ids)."""
 
 
 class Classifier(msgspec.Struct, frozen=True):
