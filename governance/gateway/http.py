@@ -13,6 +13,8 @@ from typing import Any
 from django.conf import settings
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+_IN_HEADERS = bytes(code for code in range(256) if (code >= 32 and code != 127) or code in b"\t\r\n")
+
 
 class JoiningTransport:
     """A transport that keeps what is written until the end of the loop's turn. The rest is the real one's."""
@@ -87,8 +89,7 @@ async def send_whole(send: Any, status: int, headers: Sequence[tuple[bytes, byte
         return await _send_in_two(send, status, headers, body)
     lines = [b"%b: %b\r\n" % header for header in (*cycle.default_headers, *headers)]
     head = b"".join([STATUS_LINE[status], *lines, b"\r\n"])
-    is_sound = head.count(b"\r") == head.count(b"\n") == len(lines) + 2  # no value begins a line of its own
-    if not is_sound or b"content-length: %d\r\n" % len(body) not in lines or b"\r\nconnection:" in head:
+    if b"content-length: %d\r\n" % len(body) not in lines or not _is_sound(head, len(lines)):
         return await _send_in_two(send, status, headers, body)
     cycle.response_started = cycle.response_complete = True
     cycle.waiting_for_100_continue = False
@@ -105,6 +106,14 @@ def _is_plain(cycle: RequestResponseCycle) -> bool:
         and not (cycle.disconnected or cycle.response_started or cycle.flow.write_paused)
         and cycle.scope["method"] != "HEAD"
     )
+
+
+def _is_sound(head: bytes, lines: int) -> bool:
+    """Does no value begin a line of its own, nor any header say what else is to be done?"""
+    if head.translate(None, _IN_HEADERS) or not head.count(b"\r") == head.count(b"\n") == lines + 2:
+        return False
+    lower = head.lower()
+    return b"\r\nconnection:" not in lower and b"\r\ntransfer-encoding:" not in lower
 
 
 async def _send_in_two(send: Any, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:

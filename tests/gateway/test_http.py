@@ -67,7 +67,7 @@ def _headers(body: bytes, *more: tuple[bytes, bytes]) -> Headers:
 @pytest.mark.parametrize("body", [b"", b'{"type":"message"}', b"long" * 100_000])
 @pytest.mark.parametrize("method", ["POST", "HEAD"])
 @pytest.mark.parametrize("keep_alive", [True, False])
-@pytest.mark.parametrize("more", [(), ((b"connection", b"close"),), ((b"x-ours", b"a"), (b"x-ours", b"b"))])
+@pytest.mark.parametrize("more", [(), ((b"Connection", b"close"),), ((b"x-ours", b"a"), (b"x-ours", b"b"))])
 async def test_a_whole_response_is_what_two_messages_would_be(
     body: bytes, method: str, keep_alive: bool, more: tuple[tuple[bytes, bytes], ...]
 ) -> None:
@@ -92,7 +92,7 @@ async def test_a_plain_response_takes_no_messages() -> None:
     assert cycle.messages == 0
 
 
-@pytest.mark.parametrize("value", [b"a\r\nx-forged: 1", b"a\nb", b"a\rb"])
+@pytest.mark.parametrize("value", [b"a\r\nx-forged: 1", b"a\nb", b"a\rb", b"a\0b", b"a\x7fb"])
 async def test_no_value_begins_a_header_of_its_own(value: bytes) -> None:
     cycle = Cycle()
     with pytest.raises(RuntimeError, match="Invalid HTTP header value"):
