@@ -1,4 +1,4 @@
-"""`make bench`: what a governed call costs, beside a proxy of the same parts that governs nothing.
+"""`make bench`: what a governed call costs, beside a bare proxy that governs nothing.
 
     python -m bench            five rounds, about five minutes
     python -m bench --quick    two short rounds: is it still about right?

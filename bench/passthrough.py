@@ -1,4 +1,4 @@
-"""The yardstick: a proxy that governs nothing, made of the gateway's own server and HTTP client.
+"""The yardstick: a proxy that governs nothing, made of the gateway's own server and of aiohttp.
 
     python -m bench.passthrough FD UPSTREAM_URL
 

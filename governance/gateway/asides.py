@@ -16,8 +16,8 @@ from governance.gateway.charging import Charge
 from governance.gateway.errors import CallRefused
 from governance.gateway.relay import is_proof
 from governance.gateway.request import Request, read_request
-from governance.gateway.upstream import Lost, NotReached, TimedOut, read_body
 from governance.routing.capabilities import capabilities_of
+from governance.upstream.failures import Lost, NotReached, TimedOut
 
 if TYPE_CHECKING:
     from governance.gateway.exchange import Exchange
@@ -116,7 +116,7 @@ async def _answer(attempt: Attempt) -> tuple[Charge | None, str | None, bytes]:
     )
     attempt.began(upstream.status, upstream.headers.get("request-id"))
     aside.gateway.quotas.heard(aside, upstream)
-    body = await read_body(upstream, REPLY_BYTES_MAX)
+    body = await upstream.read_all(REPLY_BYTES_MAX)
     encoding = upstream.headers.get("content-encoding", "").lower()
     if upstream.status == 200:
         charge, content = attempt.promise.message(body, encoding)

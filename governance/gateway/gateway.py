@@ -36,10 +36,10 @@ from governance.gateway.responses import GatewayResponse
 from governance.gateway.rewrites.prompt_cache_memory import Memory
 from governance.gateway.snapshot import SnapshotStore
 from governance.gateway.summaries import Summaries
-from governance.gateway.upstream import Upstream
 from governance.gateway.upstream_quota import Quotas
 from governance.gateway.usage_report import UsageReports
 from governance.limits.meter import Meter
+from governance.upstream.client import Upstream
 from governance.valkey.link import Link
 
 log = logging.getLogger(__name__)

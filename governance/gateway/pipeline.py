@@ -33,7 +33,7 @@ from governance.gateway.key_rules import changed_meanwhile, check_policies
 from governance.gateway.model_list import check_models, model_of_count
 from governance.gateway.request import RequestRefused, read_request
 from governance.gateway.responses import GatewayResponse
-from governance.gateway.upstream import Lost, NotReached, TimedOut, read_body
+from governance.upstream.failures import Lost, NotReached, TimedOut
 
 
 async def create_message(exchange: Exchange) -> GatewayResponse:
@@ -144,7 +144,7 @@ async def relay_free(exchange: Exchange) -> GatewayResponse:
             body=exchange.body or None,
             headers=[*exchange.inbound.forward, *key.tenant.upstream_headers],
         )
-        body = await read_body(upstream, relay.REPLY_BYTES_MAX)
+        body = await upstream.read_all(relay.REPLY_BYTES_MAX)
     except (NotReached, Lost):
         raise CallRefused(errors.UPSTREAM_UNREACHABLE) from None
     except TimedOut:

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 from functools import lru_cache
 from time import monotonic
 
-import aiohttp
 import msgspec
 
 from governance.calls.models import Outcome
@@ -20,8 +19,9 @@ from governance.gateway.errors import Refusal, envelope, error_body
 from governance.gateway.exchange import VISIBLE, Exchange
 from governance.gateway.responses import GatewayResponse
 from governance.gateway.sse import UNDECODABLE, StreamTap, UnreadableEncoding, unpacked
-from governance.gateway.upstream import Lost, TimedOut, read_body
 from governance.routing.route import Route
+from governance.upstream.connection import Reply
+from governance.upstream.failures import Lost, TimedOut
 
 REPLY_BYTES_MAX = 64 * 1024 * 1024
 CLIENT_CLOSED = 499
@@ -67,7 +67,7 @@ def _passes(name: bytes) -> bool:
     return lower not in _STRIPPED and not lower.startswith(_STRIPPED_PREFIXES)
 
 
-def response_headers(exchange: Exchange, upstream: aiohttp.ClientResponse) -> list[tuple[bytes, bytes]]:
+def response_headers(exchange: Exchange, upstream: Reply) -> list[tuple[bytes, bytes]]:
     """Upstream's headers without what is not the client's business, and ours."""
     return [header for header in upstream.raw_headers if _passes(header[0])] + own_headers(exchange)
 
@@ -129,7 +129,7 @@ def budget_headers(attempt: Attempt) -> list[tuple[bytes, bytes]]:
     return headers
 
 
-async def relay(exchange: Exchange, attempt: Attempt, upstream: aiohttp.ClientResponse) -> GatewayResponse:
+async def relay(exchange: Exchange, attempt: Attempt, upstream: Reply) -> GatewayResponse:
     """The response to send. It resolves the attempt: now for what failed, after it has left for the rest."""
     attempt.began(upstream.status, upstream.headers.get("request-id"))
     exchange.gateway.quotas.heard(exchange, upstream)
@@ -146,9 +146,7 @@ async def relay(exchange: Exchange, attempt: Attempt, upstream: aiohttp.ClientRe
     return await _relay_message(exchange, attempt, upstream)
 
 
-async def _relay_error(
-    exchange: Exchange, attempt: Attempt, upstream: aiohttp.ClientResponse
-) -> GatewayResponse:
+async def _relay_error(exchange: Exchange, attempt: Attempt, upstream: Reply) -> GatewayResponse:
     """Upstream's refusal as it came. It is proof that nothing was billed if the API itself wrote it: what
     stands in front of the API can give up on a request (504, 524) that the API goes on with and bills."""
     status = upstream.status
@@ -158,7 +156,7 @@ async def _relay_error(
         attempt.void(proof, status=status, reason="upstream_error")
     headers = response_headers(exchange, upstream)
     try:
-        body = await read_body(upstream, REPLY_BYTES_MAX)
+        body = await upstream.read_all(REPLY_BYTES_MAX)
     except (Lost, TimedOut):
         body = None
     if not is_proof and _is_envelope(body, upstream.headers.get("content-encoding", "").lower()):
@@ -190,12 +188,10 @@ def _is_envelope(body: bytes | None, content_encoding: str) -> bool:
         return False
 
 
-async def _relay_message(
-    exchange: Exchange, attempt: Attempt, upstream: aiohttp.ClientResponse
-) -> GatewayResponse:
+async def _relay_message(exchange: Exchange, attempt: Attempt, upstream: Reply) -> GatewayResponse:
     """A whole Message, read to its end whether or not the client is still there, and charged exactly."""
     try:
-        body = await read_body(upstream, REPLY_BYTES_MAX)
+        body = await upstream.read_all(REPLY_BYTES_MAX)
     except (Lost, TimedOut) as error:
         return unknown_outcome(exchange, attempt, error)
     charge, content = attempt.promise.message(body, upstream.headers.get("content-encoding", "").lower())
@@ -261,7 +257,7 @@ class EventStream:
         "response",
     )
 
-    def __init__(self, exchange: Exchange, attempt: Attempt, upstream: aiohttp.ClientResponse) -> None:
+    def __init__(self, exchange: Exchange, attempt: Attempt, upstream: Reply) -> None:
         self._exchange = exchange
         self._attempt = attempt
         self._upstream = upstream
@@ -285,7 +281,7 @@ class EventStream:
     async def _chunks(self) -> AsyncIterator[bytes]:
         tap, exchange = self._tap, self._exchange
         try:
-            async for chunk in self._upstream.content.iter_any():
+            while chunk := await self._upstream.read():
                 if tap.feed(chunk):
                     self._shrink()
                     asyncio.get_running_loop().call_soon(self._forget_request)
@@ -296,9 +292,9 @@ class EventStream:
                         return
                 else:
                     yield chunk
-        except TimeoutError:
+        except TimedOut:
             self._failure = errors.UPSTREAM_TIMEOUT
-        except (aiohttp.ClientError, OSError):
+        except Lost:
             self._failure = errors.UPSTREAM_CUT
         if self._failure and not exchange.client_left:
             if tap.between_events:
@@ -341,10 +337,7 @@ class EventStream:
 
     def _settle(self) -> None:
         tap = self._tap
-        if tap.stopped:
-            self._upstream.release()
-        else:
-            self._upstream.close()
+        self._upstream.close()
         charge = self._charge()
         outcome, status, reason = Outcome.SERVED, self._upstream.status, "served"
         if tap.error is not None:

@@ -6,7 +6,7 @@ from governance.gateway.attempt import Attempt
 from governance.gateway.errors import envelope
 from governance.gateway.exchange import Exchange
 from governance.gateway.responses import GatewayResponse
-from governance.gateway.upstream import Lost, NotReached, TimedOut
+from governance.upstream.failures import Lost, NotReached, TimedOut
 
 
 async def send(exchange: Exchange, attempt: Attempt) -> GatewayResponse:

@@ -16,8 +16,6 @@ from time import monotonic
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from multidict import istr
-
 from governance.gateway.body import ClientLeft
 from governance.gateway.errors import CallRefused, Refusal, retry_after
 from governance.gateway.inbound import LATENCY_CLASSES
@@ -25,10 +23,9 @@ from governance.gateway.key_rules import changed_meanwhile
 from governance.gateway.waiting import LOOK_SECONDS, seconds_left
 
 if TYPE_CHECKING:
-    import aiohttp
-
     from governance.gateway.charging import Promise
     from governance.gateway.exchange import Exchange
+    from governance.upstream.connection import Reply
 
 SHORT_PERCENT = 10
 """Of a limit: less than that is left, and calls begin to take turns."""
@@ -46,9 +43,9 @@ type Credential = int | None
 type Key = tuple[Credential, str]
 """A credential's row (None: the operator's) and the model that is asked for."""
 
-_REMAINING = istr("anthropic-ratelimit-requests-remaining")
+_REMAINING = "anthropic-ratelimit-requests-remaining"
 _MEASURES = tuple(
-    (istr(f"anthropic-ratelimit-{name}-limit"), istr(f"anthropic-ratelimit-{name}-remaining"))
+    (f"anthropic-ratelimit-{name}-limit", f"anthropic-ratelimit-{name}-remaining")
     for name in ("requests", "input-tokens", "output-tokens")
 )
 
@@ -208,7 +205,7 @@ class Quotas:
     def waiters(self) -> int:
         return sum(quota.waiters for quota in self.short.values())
 
-    def heard(self, exchange: "Exchange", reply: "aiohttp.ClientResponse") -> None:
+    def heard(self, exchange: "Exchange", reply: "Reply") -> None:
         """Upstream answered a call. Plenty costs a look at six headers."""
         headers, status = reply.headers, reply.status
         key = _key(exchange) if self.short else None

@@ -87,7 +87,7 @@ def _event(name: str) -> Point:
     )  # fmt: skip
 
 
-_GATEWAY, _DESK = "governance.gateway", "governance.desk"
+_GATEWAY, _DESK, _UPSTREAM = "governance.gateway", "governance.desk", "governance.upstream"
 _NOTHING: tuple[Ledger, ...] = ("nothing",)
 _FULL: tuple[Ledger, ...] = ("full_hold",)
 _EXACT: tuple[Ledger, ...] = ("exact",)
@@ -129,13 +129,13 @@ POINTS: dict[str, Point] = {
     "hold.after_answer": Point(
         f"{_DESK}.desk:Desk._answer", "after", 2, False, _FULL, _FULL, when=_answering
     ),
-    "dispatch.before": Point(f"{_GATEWAY}.upstream:Upstream.send", "before", 2, False, _FULL, _FULL),
+    "dispatch.before": Point(f"{_UPSTREAM}.client:Upstream.send", "before", 2, False, _FULL, _FULL),
     "dispatch.sent": Point(
-        "aiohttp:ClientResponse.start", "before", 3, True, _FULL, _FULL, pause_seconds=0.1
+        f"{_UPSTREAM}.connection:Reply.begun", "before", 3, True, _FULL, _FULL, pause_seconds=0.1
     ),
     "headers.received": Point(f"{_GATEWAY}.relay:relay", "before", 3, True, _FULL, _FULL),
     "body.received": Point(
-        f"{_GATEWAY}.relay:read_body", "after", 5, True, _FULL, _FULL, modes=("json",)
+        f"{_UPSTREAM}.connection:Reply.read_all", "after", 5, True, _FULL, _FULL, modes=("json",)
     ),
     "event.message_start": _event("message_start"),
     "event.content_block_start": _event("content_block_start"),

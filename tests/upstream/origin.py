@@ -1,0 +1,76 @@
+"""An upstream that answers with bytes of the test's choice, so that nothing in between mends them."""
+
+import asyncio
+import ssl
+from collections.abc import Awaitable, Callable
+
+from governance.upstream.client import Upstream
+
+type Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+
+
+class Origin:
+    """`answers`: what is written for each request of a connection, in turn; the last one again and again.
+    A function does as it likes. None closes the connection."""
+
+    def __init__(self, *answers: bytes | Answer | None, tls: ssl.SSLContext | None = None) -> None:
+        self.requests: list[bytes] = []
+        self.connections = 0
+        self.closed = 0
+        self._answers = answers or (OK,)
+        self._tls = tls
+        self._served = 0
+
+    async def __aenter__(self) -> "Origin":
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
+        self.port = self._server.sockets[0].getsockname()[1]
+        self.upstream = self.client()
+        await self.upstream.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.upstream.stop()
+        self._server.close()
+
+    def client(
+        self, prefix: str = "", *, total_seconds_max: float = 5, idle_seconds_max: float = 5
+    ) -> Upstream:
+        scheme = "https" if self._tls else "http"
+        return Upstream(
+            f"{scheme}://localhost:{self.port}{prefix}",
+            total_seconds_max=total_seconds_max,
+            idle_seconds_max=idle_seconds_max,
+        )
+
+    async def until_closed(self, count: int = 1) -> None:
+        async with asyncio.timeout(5):
+            while self.closed < count:
+                await asyncio.sleep(0.005)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        try:
+            while True:
+                self.requests.append(await _request(reader))
+                answer = self._answers[min(self._served, len(self._answers) - 1)]
+                self._served += 1
+                if answer is None:
+                    return
+                if isinstance(answer, bytes):
+                    writer.write(answer)
+                    await writer.drain()
+                else:
+                    await answer(reader, writer)
+        except (asyncio.IncompleteReadError, ConnectionError, ssl.SSLError):
+            pass
+        finally:
+            self.closed += 1
+            writer.close()
+
+
+async def _request(reader: asyncio.StreamReader) -> bytes:
+    head = await reader.readuntil(b"\r\n\r\n")
+    _, _, length = head.partition(b"content-length: ")
+    return head + await reader.readexactly(int(length.split(b"\r\n")[0] or 0))
