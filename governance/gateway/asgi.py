@@ -52,7 +52,7 @@ from governance.gateway.body import ClientLeft  # noqa: E402
 from governance.gateway.errors import CallRefused  # noqa: E402
 from governance.gateway.exchange import Exchange  # noqa: E402
 from governance.gateway.gateway import Gateway  # noqa: E402
-from governance.gateway.http import send_whole, start_message  # noqa: E402
+from governance.gateway.http import send_whole, start_message, write_chunk  # noqa: E402
 from governance.gateway.responses import GatewayResponse  # noqa: E402
 
 log = logging.getLogger(__name__)
@@ -177,7 +177,8 @@ async def _send_stream(exchange: Exchange, response: GatewayResponse, receive: A
         await send(start_message(response.status_code, response.wire_headers))
         response.wire_headers = ()
         async for chunk in stream:
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            if not write_chunk(send, chunk):
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
         if response.complete:
             await send({"type": "http.response.body"})
     finally:

@@ -99,6 +99,21 @@ async def send_whole(send: Any, status: int, headers: Sequence[tuple[bytes, byte
     cycle.on_response()
 
 
+def write_chunk(send: Any, chunk: bytes) -> bool:
+    """Whether a part of a response that has begun, not an empty one, was written at once. If not, it is to be
+    sent: which waits where the client is slow to read, and knows what to do for one that has gone."""
+    cycle = getattr(send, "__self__", None)
+    if (
+        not isinstance(cycle, RequestResponseCycle)
+        or not cycle.chunked_encoding
+        or cycle.disconnected
+        or cycle.flow.write_paused
+    ):
+        return False
+    cycle.transport.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
+    return True
+
+
 def _is_plain(cycle: RequestResponseCycle) -> bool:
     """Is nothing in the way: nobody gone or slow to read, nothing sent before, the connection to be kept?"""
     return (

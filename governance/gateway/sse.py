@@ -134,23 +134,24 @@ class StreamTap:
         self._read(complete)
         return self.usage.started and not was_started
 
-    def _count(self, events: bytes, blank_line_bytes: int = 0) -> None:
-        self.content_bytes += len(events) + blank_line_bytes
+    def _count(self, events: bytes) -> None:
+        self.content_bytes += len(events)
         if not self.hides_output and (b"thinking" in events or b"tool_use" in events):
             self.hides_output = True
 
     def _read(self, events: bytes) -> None:
         if b"\r" in events:
             events = events.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        others = []
         for event in events.split(b"\n\n")[:-1]:
-            if b"message_" not in event and b"error" not in event:
-                self._count(event, 2)
-                continue
-            name, data = _fields(event)
-            if name in _WANTED:
-                self._take(name, data)
-            else:
-                self._count(event, 2)
+            if b"message_" in event or b"error" in event:
+                name, data = _fields(event)
+                if name in _WANTED:
+                    self._take(name, data)
+                    continue
+            others.append(event)
+        if others:
+            self._count(b"\n\n".join(others) + b"\n\n")
 
     def _take(self, name: bytes, data: bytes) -> None:
         if name == b"message_stop":

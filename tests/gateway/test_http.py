@@ -1,4 +1,4 @@
-"""Whole responses leave at once, and are the same bytes as through ASGI's two messages."""
+"""What is written past ASGI's messages is the same bytes as through them."""
 
 import asyncio
 import logging
@@ -8,7 +8,7 @@ import pytest
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from governance.gateway.http import send_whole, start_message
+from governance.gateway.http import send_whole, start_message, write_chunk
 
 type Headers = list[tuple[bytes, bytes]]
 
@@ -111,3 +111,34 @@ async def test_whoever_left_is_written_nothing() -> None:
     cycle.disconnected = True
     await send_whole(cycle.send, 200, _headers(b"{}"), b"{}")
     assert cycle.wire.written == b""
+
+
+PARTS = [b"event: a\n\n", b"x" * 300, b"\r\n0\r\n\r\n"]
+
+
+async def test_a_chunk_is_what_a_message_would_be() -> None:
+    plain, written = Cycle(), Cycle()
+    for cycle in (plain, written):
+        await cycle.send(start_message(200, [(b"content-type", b"text/event-stream")]))
+        for part in PARTS:
+            if cycle is plain or not write_chunk(cycle.send, part):
+                await cycle.send({"type": "http.response.body", "body": part, "more_body": True})
+        await cycle.send({"type": "http.response.body"})
+    assert written.wire.written == plain.wire.written
+    assert (written.messages, plain.messages) == (2, 5)
+
+
+@pytest.mark.parametrize("why", ["slow", "gone", "a length", "HEAD", "another server"])
+async def test_a_chunk_for_whom_something_is_in_the_way_is_left_to_the_server(why: str) -> None:
+    cycle = Cycle(method="HEAD" if why == "HEAD" else "POST")
+    length = [(b"content-length", b"3")] if why == "a length" else []
+    await cycle.send(start_message(200, length))
+    before = cycle.wire.written
+    cycle.disconnected = why == "gone"
+    if why == "slow":
+        cycle.flow.write_paused = True
+
+    async def other_send(_: Any) -> None: ...
+
+    assert not write_chunk(other_send if why == "another server" else cycle.send, b"abc")
+    assert cycle.wire.written == before
