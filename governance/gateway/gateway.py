@@ -146,7 +146,6 @@ class Gateway:
     # --- life -------------------------------------------------------------------------------------
     async def start(self) -> None:
         """Connect everything. Raises, with a sentence, when the database or the prices are not there."""
-        await self.upstream.start()
         await self.store.start()
         await self.desk.start()
         self.sweeper.start()

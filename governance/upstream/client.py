@@ -40,24 +40,19 @@ class Upstream:
         self._host = parts.hostname
         self._port = parts.port or (443 if parts.scheme == "https" else 80)
         self._prefix = parts.path.rstrip("/")
-        self._is_secure = parts.scheme == "https"
+        self._tls = ssl.create_default_context() if parts.scheme == "https" else None
         self._first_lines = (
-            f" HTTP/1.1\r\nhost: {parts.netloc.rpartition('@')[2]}\r\n"
+            f" HTTP/1.1\r\nhost: {parts.netloc}\r\n"
             "accept: */*\r\naccept-encoding: identity\r\n"  # plain, so that the tap reads it
         )
         self._targets: dict[str, str] = {}
         self._total_seconds, self._idle_seconds = total_seconds_max, idle_seconds_max
-        self._tls: ssl.SSLContext | None = None
         self._addresses: list[AddrInfoType] = []
         self._addresses_until = 0.0
         self._resolving: asyncio.Future[Any] | None = None
         self._open: set[Connection] = set()
         self._idle: dict[Connection, None] = {}
         self._sweep: asyncio.TimerHandle | None = None
-
-    async def start(self) -> None:
-        if self._is_secure:
-            self._tls = ssl.create_default_context()
 
     async def stop(self) -> None:
         if self._sweep is not None:

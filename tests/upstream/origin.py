@@ -27,7 +27,6 @@ class Origin:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
         self.upstream = self.client()
-        await self.upstream.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -567,7 +567,6 @@ async def test_a_certificate_for_another_name_is_not_reached(
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     async with Origin(tls=tls) as origin:
         upstream = Upstream(f"https://127.0.0.1:{origin.port}", total_seconds_max=5, idle_seconds_max=5)
-        await upstream.start()
         with pytest.raises(NotReached, match="127\\.0\\.0\\.1"):
             await ask(upstream)
         assert not origin.requests
@@ -580,7 +579,6 @@ async def test_a_handshake_that_nobody_answers_is_not_reached_in_time(
     silent = await asyncio.start_server(_silence, "127.0.0.1", 0)
     port = silent.sockets[0].getsockname()[1]
     upstream = Upstream(f"https://127.0.0.1:{port}", total_seconds_max=5, idle_seconds_max=5)
-    await upstream.start()
     with pytest.raises(NotReached, match="in time"):
         await ask(upstream)
     silent.close()
