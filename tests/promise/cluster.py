@@ -22,6 +22,7 @@ import psycopg
 
 from governance.ops.embedded import OWNER_ROLE, EmbeddedServers, RunningServers, embedded_servers
 from governance.ops.embedded_files import servers_home
+from governance.ops.processes import is_running
 from tests.harness import wait_until
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -57,13 +58,17 @@ class Cluster:
     def crash(self) -> None:
         """kill -9 the postmaster and every backend: no checkpoint, no goodbye."""
         postmaster = self.running.postgres.pid
-        children = subprocess.run(["pgrep", "-P", str(postmaster)], capture_output=True, text=True)
-        for pid in (postmaster, *map(int, children.stdout.split())):
+        os.kill(postmaster, signal.SIGSTOP)  # or it makes another one while we look
+        listed = subprocess.run(["pgrep", "-P", str(postmaster)], capture_output=True, text=True)
+        children = [int(pid) for pid in listed.stdout.split()]
+        for pid in (*children, postmaster):
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
         self.running.postgres.wait()
+        # What is still dying holds its shared memory, and PostgreSQL would not start beside it.
+        wait_until(lambda: not any(map(is_running, children)), 10)
         self.running.valkey.terminate()
         self.running.valkey.wait()
 
