@@ -49,6 +49,7 @@ class Upstream:
         self._total_seconds, self._idle_seconds = total_seconds_max, idle_seconds_max
         self._addresses: list[AddrInfoType] = []
         self._addresses_until = 0.0
+        self._turn = 0
         self._resolving: asyncio.Future[Any] | None = None
         self._open: set[Connection] = set()
         self._idle: dict[Connection, None] = {}
@@ -137,20 +138,22 @@ class Upstream:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(min(CONNECT_SECONDS_MAX, seconds_max)):
+                addresses = await self._resolved()
+                self._turn = (self._turn + 1) % len(addresses)
                 sock = await start_connection(
-                    await self._resolved(), happy_eyeballs_delay=NEXT_ADDRESS_SECONDS
+                    addresses[self._turn :] + addresses[: self._turn],
+                    happy_eyeballs_delay=NEXT_ADDRESS_SECONDS,
                 )
-                try:
-                    _keep_alive(sock)
-                    _, connection = await loop.create_connection(
-                        lambda: Connection(self._free, self._lost),
-                        sock=sock,
-                        ssl=self._tls,
-                        server_hostname=self._host if self._tls else None,
-                    )
-                except BaseException:
-                    sock.close()
-                    raise
+                _keep_alive(sock)
+                _, connection = await loop.create_connection(
+                    lambda: Connection(self._free, self._lost), sock=sock
+                )
+                if self._tls is not None:
+                    try:
+                        await connection.encrypt(self._tls, self._host)
+                    except BaseException:
+                        connection.abort("no TLS")
+                        raise
         except TimeoutError:
             self._addresses = []
             raise NotReached(f"{self._host}:{self._port} did not take a connection in time") from None

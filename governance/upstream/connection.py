@@ -5,6 +5,7 @@ was whole, said itself where it ends, and had nothing behind it.
 """
 
 import asyncio
+import ssl
 from collections.abc import Callable
 from functools import lru_cache
 from math import inf
@@ -60,11 +61,6 @@ class Reply:
     def content_type(self) -> str:
         """Without parameters, in lower case."""
         return self.headers.get("content-type", "").partition(";")[0].strip().lower()
-
-    @property
-    def is_open(self) -> bool:
-        """Whether more may come."""
-        return not self._ended
 
     async def begun(self) -> None:
         """Until status and headers are there. Lost or TimedOut when they do not come."""
@@ -122,10 +118,15 @@ class Reply:
         self.headers = {_name(name): value.decode("latin-1") for name, value in headers}
         self.status = status
 
-    def _add(self, part: bytes) -> int:
+    def _add(self, part: bytes) -> None:
         self._parts.append(part)
         self._bytes += len(part)
-        return self._bytes
+
+    @property
+    def _is_far_ahead(self) -> bool:
+        """More has come than should wait, and nobody is about to take it."""
+        waiter = self._waiter
+        return self._bytes > READ_AHEAD_BYTES_MAX and (waiter is None or waiter.done())
 
     def _end(self, failure: Lost | TimedOut | None) -> None:
         self._ended = True
@@ -148,6 +149,7 @@ class Connection(asyncio.Protocol):
         self._on_free, self._on_lost = on_free, on_lost
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
+        self._wire: asyncio.Transport | None = None
         self._parser = HttpResponseParser(self)
         self._reply: Reply | None = None
         self._headers: list[tuple[bytes, bytes]] = []
@@ -166,6 +168,16 @@ class Connection(asyncio.Protocol):
     @property
     def is_open(self) -> bool:
         return self._transport is not None and not self._transport.is_closing()
+
+    async def encrypt(self, tls: ssl.SSLContext, host: str) -> None:
+        """Before anything is sent. OSError and others when the other side is not who it should be.
+
+        The bare connection below is kept: only it knows what has not left yet; and it is paused when nobody
+        reads, for what a paused TLS transport still holds is lost with the connection (uvloop 0.23).
+        """
+        if self._wire is None or self._wire.is_closing():  # uvloop would wait for ever
+            raise ConnectionResetError("upstream closed the connection")
+        self._transport = await self._loop.start_tls(self._wire, self, tls, server_hostname=host)
 
     def send(self, head: bytes, body: bytes, *, is_head: bool, until: float, idle_seconds: float) -> Reply:
         """Write one request. `until` when, of the loop's clock, its reply must be whole; `idle_seconds` that
@@ -189,10 +201,10 @@ class Connection(asyncio.Protocol):
 
     def read_on(self) -> None:
         """What was received has been taken."""
-        if self._is_paused and self._transport is not None:
+        if self._is_paused and self._wire is not None:
             self._is_paused = False
             self._heard_at = self._loop.time()  # upstream was silent because it was not listened to
-            self._transport.resume_reading()
+            self._wire.resume_reading()
 
     def abort(self, reason: str) -> None:
         """Close at once. A reply that is not whole is Lost, for the reason."""
@@ -200,7 +212,7 @@ class Connection(asyncio.Protocol):
 
     # --- asyncio.Protocol -------------------------------------------------------------------------
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport  # type: ignore[assignment]
+        self._transport = self._wire = transport  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
         reply = self._reply
@@ -219,16 +231,22 @@ class Connection(asyncio.Protocol):
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES_MAX:
                 return self._fail(Lost(f"upstream's headers are longer than {HEAD_BYTES_MAX} bytes"))
+        if reply._is_far_ahead:
+            assert self._wire is not None
+            self._is_paused = True
+            self._wire.pause_reading()
         reply._wake()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
-        reply = self._reply
-        if reply is not None and exc is None and reply.status and self._ends_with_connection:
-            self._is_whole = True
+    def eof_received(self) -> None:
+        """Upstream says no more, whatever it has still to take of the request."""
+        if self._reply is not None and self._reply.status and self._ends_with_connection:
             self._finish()
         else:
-            self._fail(Lost(f"{type(exc).__name__}: {exc}" if exc else "upstream closed the connection"))
+            self._fail(Lost("upstream closed the connection"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = self._wire = None
+        self._fail(Lost(f"{type(exc).__name__}: {exc}" if exc else "upstream closed the connection"))
         del self._parser  # it refers to us
         self._on_lost(self)
 
@@ -251,21 +269,12 @@ class Connection(asyncio.Protocol):
             self._headers = []
             return
         reply._begin(status, self._headers)
-        coding = reply.headers.get("transfer-encoding")
-        self._ends_with_connection = (
-            "content-length" not in reply.headers
-            if coding is None
-            else not coding.lower().endswith("chunked")
-        )
+        self._ends_with_connection = not {"content-length", "transfer-encoding"} & reply.headers.keys()
         self._is_whole = self._is_head_request
 
     def on_body(self, body: bytes) -> None:
-        if self._reply is None or self._is_whole:
-            return
-        if self._reply._add(body) > READ_AHEAD_BYTES_MAX and not self._is_paused:
-            assert self._transport is not None
-            self._is_paused = True
-            self._transport.pause_reading()
+        if self._reply is not None and not self._is_whole:
+            self._reply._add(body)
 
     def on_message_complete(self) -> None:
         if self._is_interim or self._is_whole:
@@ -280,24 +289,21 @@ class Connection(asyncio.Protocol):
         assert reply is not None
         self._stop_watching()
         reply._end(None)
-        transport = self._transport
-        if transport is None:
-            return
-        if not self._is_reusable or transport.is_closing() or transport.get_write_buffer_size():
-            transport.abort()
-            return
-        if self._is_paused:
-            self._is_paused = False
-            transport.resume_reading()
-        self._on_free(self)
+        assert self._transport is not None
+        assert self._wire is not None
+        unsent = self._transport.get_write_buffer_size() + self._wire.get_write_buffer_size()
+        if not self._is_reusable or unsent or self._is_paused or self._transport.is_closing():
+            self._wire.abort()
+        else:
+            self._on_free(self)
 
     def _fail(self, failure: Lost | TimedOut) -> None:
         reply, self._reply = self._reply, None
         self._stop_watching()
         if reply is not None:
             reply._end(failure)
-        if self._transport is not None:
-            self._transport.abort()
+        if self._wire is not None:
+            self._wire.abort()
 
     # --- time -------------------------------------------------------------------------------------
     def _watch_over(self, seconds: float) -> None:

@@ -5,6 +5,10 @@ import datetime
 import ipaddress
 import socket
 import ssl
+import struct
+import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -353,7 +357,7 @@ async def test_no_answer_in_time_is_timed_out_and_closed() -> None:
 
 
 async def _gone(upstream: Upstream) -> bool:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(1):  # sooner than any limit of the calls
         while upstream._open:
             await asyncio.sleep(0.005)
     return True
@@ -582,3 +586,114 @@ async def test_a_handshake_that_nobody_answers_is_not_reached_in_time(
     with pytest.raises(NotReached, match="in time"):
         await ask(upstream)
     silent.close()
+
+
+# --- Ends that are easily mistaken ----------------------------------------------------------------
+@pytest.mark.parametrize("head", [b"transfer-encoding: chunked \r\n", b"transfer-encoding: chunked, x\r\n"])
+async def test_a_reply_that_says_it_comes_in_chunks_is_never_whole_at_the_end_of_its_connection(
+    head: bytes,
+) -> None:
+    async def cut(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n5\r\nhello\r\n")
+        await writer.drain()
+        raise ConnectionError
+
+    async with Origin(cut) as origin:
+        with pytest.raises(Lost):
+            await ask(origin.upstream)
+
+
+async def test_a_reply_without_a_length_that_is_reset_is_lost() -> None:
+    async def reset(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\nhello")
+        await asyncio.sleep(0.05)
+        writer.get_extra_info("socket").setsockopt(
+            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+        )
+        raise ConnectionError
+
+    async with Origin(reset) as origin:
+        with pytest.raises(Lost):
+            await ask(origin.upstream)
+
+
+async def _takes_nothing(answer: bytes, *, ends: bool, tls: ssl.SSLContext | None) -> asyncio.Server:
+    """The first connection is answered before its request was taken; the others as they should be."""
+    seen = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal seen
+        seen += 1
+        await reader.readuntil(b"\r\n\r\n")
+        if seen == 1:
+            writer.transport.pause_reading()
+        writer.write(answer if seen == 1 else OK)
+        if ends:
+            writer.write_eof()
+        await asyncio.sleep(10)
+
+    return await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
+
+
+async def test_over_tls_too_an_early_answer_ends_its_connection(
+    tls: ssl.SSLContext, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    server = await _takes_nothing(OK, ends=False, tls=tls)
+    port = server.sockets[0].getsockname()[1]
+    upstream = Upstream(f"https://localhost:{port}", total_seconds_max=5, idle_seconds_max=5)
+    reply = await upstream.send("POST", "/", body=b"x" * 30_000_000, headers=())
+    assert await reply.read_all(10) == b"ok"
+    assert not upstream._idle
+    assert await ask(upstream) == b"ok"
+    await upstream.stop()
+    server.close()
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 413 Too Long\r\n\r\nno"])
+async def test_upstream_that_says_no_more_is_not_waited_for(answer: bytes) -> None:
+    server = await _takes_nothing(answer, ends=True, tls=None)
+    port = server.sockets[0].getsockname()[1]
+    upstream = Upstream(f"http://127.0.0.1:{port}", total_seconds_max=5, idle_seconds_max=5)
+    async with asyncio.timeout(2):
+        if answer:
+            reply = await upstream.send("POST", "/", body=b"x" * 30_000_000, headers=())
+            assert await reply.read_all(10) == b"no"
+        else:
+            with pytest.raises(Lost):
+                await upstream.send("POST", "/", body=b"x" * 30_000_000, headers=())
+    await upstream.stop()
+    server.close()
+
+
+@pytest.mark.parametrize("pause_seconds", [0, 0.005])
+async def test_over_tls_nothing_of_a_long_reply_is_lost_when_upstream_closes_behind_it(
+    tls: ssl.SSLContext, certificate: Path, monkeypatch: pytest.MonkeyPatch, pause_seconds: float
+) -> None:
+    """In a thread: asyncio's own server waits for our side before it closes."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                with tls.wrap_socket(listener.accept()[0], server_side=True) as connection:
+                    connection.recv(65536)
+                    connection.sendall(
+                        b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 1000000\r\n\r\n"
+                        + b"x" * 1_000_000
+                    )
+                    socket.socket.shutdown(connection, socket.SHUT_WR)
+                    time.sleep(0.2)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, daemon=True).start()
+        port = listener.getsockname()[1]
+        upstream = Upstream(f"https://localhost:{port}", total_seconds_max=5, idle_seconds_max=5)
+        for _ in range(3):
+            reply = await upstream.send("POST", "/", body=b"", headers=(), stream=True)
+            size = 0
+            while part := await reply.read():
+                size += len(part)
+                await asyncio.sleep(pause_seconds)
+            assert size == 1_000_000
+        await upstream.stop()
