@@ -9,6 +9,8 @@ from governance.upstream.client import Upstream
 type Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"
+BODY = b'{"a": 1}'
 
 
 class Origin:
@@ -73,3 +75,46 @@ async def _request(reader: asyncio.StreamReader) -> bytes:
     head = await reader.readuntil(b"\r\n\r\n")
     _, _, length = head.partition(b"content-length: ")
     return head + await reader.readexactly(int(length.split(b"\r\n")[0] or 0))
+
+
+async def takes_nothing(answer: bytes, *, ends: bool, tls: ssl.SSLContext | None) -> asyncio.Server:
+    """The first connection is answered before its request was taken; the others as they should be."""
+    seen = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal seen
+        seen += 1
+        await reader.readuntil(b"\r\n\r\n")
+        if seen == 1:
+            writer.transport.pause_reading()
+        writer.write(answer if seen == 1 else OK)
+        if ends:
+            writer.write_eof()
+        await asyncio.sleep(10)
+
+    return await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
+
+
+async def ask(upstream: Upstream, *, method: str = "POST", stream: bool = False) -> bytes:
+    reply = await upstream.send(
+        method, "/v1/messages", body=BODY if method == "POST" else None, headers=(), stream=stream
+    )
+    return await reply.read_all(100_000_000)
+
+
+async def ask_into(came: bytearray, upstream: Upstream) -> None:
+    """Read a stream as it comes."""
+    reply = await upstream.send("POST", "/v1/messages", body=BODY, headers=(), stream=True)
+    while part := await reply.read():
+        came += part
+
+
+async def silence(_: asyncio.StreamReader, __: asyncio.StreamWriter) -> None:
+    await asyncio.sleep(60)
+
+
+async def gone(upstream: Upstream) -> bool:
+    async with asyncio.timeout(1):  # sooner than any limit of the calls
+        while upstream._open:
+            await asyncio.sleep(0.005)
+    return True
