@@ -6,11 +6,13 @@ from governance.gateway.attempt import Attempt
 from governance.gateway.errors import envelope
 from governance.gateway.exchange import Exchange
 from governance.gateway.responses import GatewayResponse
+from governance.upstream.connection import Reply
 from governance.upstream.failures import Lost, NotReached, TimedOut
 
 
 async def send(exchange: Exchange, attempt: Attempt) -> GatewayResponse:
     """The request out, and its answer back."""
+    upstream: Reply | None = None
     try:
         request = exchange.request
         if exchange.early_facts is None:
@@ -33,6 +35,8 @@ async def send(exchange: Exchange, attempt: Attempt) -> GatewayResponse:
     except (Lost, TimedOut) as error:
         return relay.unknown_outcome(exchange, attempt, error)
     except BaseException as error:
+        if upstream is not None:
+            upstream.close()  # nobody else will
         if not attempt.void_now():
             charge = attempt.promise.full_hold(f"outcome unknown: {type(error).__name__}")
             attempt.charge(charge, outcome=Outcome.FAILED, status=500, reason="internal")

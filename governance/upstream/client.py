@@ -54,8 +54,10 @@ class Upstream:
         self._open: set[Connection] = set()
         self._idle: dict[Connection, None] = {}
         self._sweep: asyncio.TimerHandle | None = None
+        self._stopped = False
 
     async def stop(self) -> None:
+        self._stopped = True
         if self._sweep is not None:
             self._sweep.cancel()
             self._sweep = None
@@ -159,7 +161,10 @@ class Upstream:
             raise NotReached(f"{self._host}:{self._port} did not take a connection in time") from None
         except (OSError, RuntimeError, ValueError) as error:  # uvloop has RuntimeErrors for refused ones
             self._addresses = []  # the origin may have moved
-            raise NotReached(f"{self._host}:{self._port}: {error}") from error
+            raise NotReached(f"{self._host}:{self._port}: {error or type(error).__name__}") from error
+        if self._stopped:
+            connection.abort("the gateway stops")
+            raise NotReached("the gateway stops")
         self._open.add(connection)
         return connection
 

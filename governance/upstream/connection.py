@@ -106,6 +106,7 @@ class Reply:
             self._connection.abort("the reply was closed")
 
     async def _news(self) -> None:
+        assert self._waiter is None, "one reads at a time"
         self._waiter = asyncio.get_running_loop().create_future()
         try:
             await self._waiter
@@ -292,7 +293,7 @@ class Connection(asyncio.Protocol):
         assert self._transport is not None
         assert self._wire is not None
         unsent = self._transport.get_write_buffer_size() + self._wire.get_write_buffer_size()
-        if not self._is_reusable or unsent or self._is_paused or self._transport.is_closing():
+        if not self._is_reusable or unsent or self._transport.is_closing():
             self._wire.abort()
         else:
             self._on_free(self)

@@ -237,6 +237,17 @@ async def test_stopping_ends_what_is_under_way() -> None:
             await under_way
 
 
+async def test_who_was_still_connecting_when_it_stopped_sends_nothing() -> None:
+    async with Origin() as origin:
+        connecting = asyncio.ensure_future(ask(origin.upstream))
+        await asyncio.sleep(0)
+        await origin.upstream.stop()
+        with pytest.raises(NotReached, match="the gateway stops"):
+            await connecting
+        assert not origin.requests
+        assert not origin.upstream._open
+
+
 # --- No connection ---------------------------------------------------------------------------------
 async def test_nobody_at_the_address_is_not_reached() -> None:
     with socket.socket() as nobody:

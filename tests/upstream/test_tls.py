@@ -12,6 +12,7 @@ import pytest
 
 from governance.upstream import client as client_module
 from governance.upstream.client import Upstream
+from governance.upstream.connection import Connection
 from governance.upstream.failures import NotReached
 from tests.upstream.origin import CHUNKED, OK, Origin, ask, silence, takes_nothing
 
@@ -70,6 +71,16 @@ async def test_one_who_hangs_up_before_tls_is_not_reached_at_once() -> None:
             with pytest.raises(NotReached):
                 await ask(upstream)
     server.close()
+
+
+async def test_a_connection_that_closes_before_tls_begins_is_not_waited_for() -> None:
+    async with Origin() as origin, asyncio.timeout(2):
+        _, connection = await asyncio.get_running_loop().create_connection(
+            lambda: Connection(lambda _: None, lambda _: None), "127.0.0.1", origin.port
+        )
+        connection.abort("closed")
+        with pytest.raises(ConnectionResetError):
+            await connection.encrypt(ssl.create_default_context(), "localhost")
 
 
 async def test_over_tls_too_an_early_answer_ends_its_connection(
