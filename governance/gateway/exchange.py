@@ -20,6 +20,7 @@ from governance.gateway.snapshot import KeySnapshot
 from governance.gateway.user_id import TEXT_LENGTH_MAX, end_user_of, session_of
 
 if TYPE_CHECKING:
+    from governance.gateway.conversations import Conversation
     from governance.gateway.earlier import Earlier
     from governance.gateway.gateway import Gateway
     from governance.gateway.keeping import Keeping
@@ -106,7 +107,7 @@ class Exchange:
         self.taken: Taken | None = None
         self.quota: Quota | None = None
         self.route: Route | None = None
-        self.conversation: bytes | None = None
+        self.conversation: Conversation | None = None
         """Where it is to stay on one model: conversations.py."""
         self.prompt_prefix: tuple[str, bytes] | None = None
         self.earlier: Earlier | None = None

@@ -50,7 +50,9 @@ async def create_message(exchange: Exchange) -> GatewayResponse:
         if exchange.route is not None and exchange.route.cache is not None and not exchange.inbound.dry_run:
             kept = await cached_replies.find(exchange)
             if kept is not None:
-                conversations.answered(exchange)
+                if exchange.conversation is not None:
+                    exchange.conversation.answered_by = exchange.request.model
+                    conversations.answered(exchange)
                 return kept
         if exchange.route is not None and exchange.route.prompt_cache is not None:
             prompt_caching.mark(exchange)
@@ -110,12 +112,17 @@ async def refused_meanwhile(exchange: Exchange, attempt: Attempt) -> Refusal | N
 
 async def send(exchange: Exchange, attempt: Attempt) -> GatewayResponse:
     """The call that is paid for: out, and its answer back."""
-    if exchange.route is not None:
-        if cascade.applies(exchange):
-            return await cascade.send(exchange, attempt)
-        if exchange.route.fallbacks:
-            return (await fallbacks.send(exchange, attempt))[0]
-    return await sending.send(exchange, attempt)
+    route = exchange.route
+    if route is None:
+        return await sending.send(exchange, attempt)
+    if cascade.applies(exchange):
+        response = await cascade.send(exchange, attempt)
+    elif route.fallbacks:
+        response, _ = await fallbacks.send(exchange, attempt)
+    else:
+        response = await sending.send(exchange, attempt)
+    conversations.answered(exchange)
+    return response
 
 
 async def relay_free(exchange: Exchange) -> GatewayResponse:

@@ -35,13 +35,7 @@ async def decide(exchange: "Exchange") -> GatewayResponse | None:
     if key.allowed_models:  # as the client asks; what is sent is checked again, by the pipeline
         check_models(key.allowed_models, models_asked(exchange.request))
     facts = await facts_of(exchange, key.router.asks)
-    route = key.router.route(facts)
-    if exchange.inbound.as_asked:
-        route = _as_asked(exchange, route)
-    exchange.route = route
-    about = exchange.decision["policy"] = _about(route)
-    if route.rule is not None:
-        exchange.decision["rule"] = route.rule
+    route = _explained(exchange, _as_asked(exchange, facts) or key.router.route(facts))
     if route.deny is not None:
         raise CallRefused(errors.policy_denied(route.deny))
     if route.answer is not None:
@@ -49,15 +43,18 @@ async def decide(exchange: "Exchange") -> GatewayResponse | None:
             return await dry_run.report(exchange, None)
         return template_answer(exchange, route.answer)
     reasons: list[str] = []
-    if key.router.denies_models:
-        route = _without_denied(key.router, route, facts, reasons)
+    route = _without_denied(key.router, route, facts, reasons)
     if route.sticky and key.router.changes_models:
         exchange.conversation = conversation_of(exchange)
     on = await _conversation_model(exchange, route, facts)
-    if on is not None and not _may_stay(exchange, route, facts, on):
-        on = None
+    if on is not None and on != _aim(exchange, route):
+        exchange.decision["conversation"] = "stays"
+        route = replace(key.router.staying(facts), why=f"{on}: the conversation stays on its model")
+        reasons.clear()
+        route = _without_denied(key.router, _explained(exchange, route), facts, reasons)
     if on is None and route.classify is not None:
-        route = replace(route, model=await classifying.model_for(exchange, route.classify))
+        label_model = await classifying.model_for(exchange, route.classify)
+        route = replace(route, model=label_model, classify=None)
     model, more_reasons = _model(exchange, route, on)
     exchange.route = route = replace(route, model=model)
     terms = About(
@@ -72,42 +69,45 @@ async def decide(exchange: "Exchange") -> GatewayResponse | None:
         if summary is not None:
             sent = rewritten(exchange.request, route, replace(terms, summary=summary))
     _take(exchange, sent)
+    about = exchange.decision["policy"]
     about["rewrites"] = sent.names
     about["not_done"] = [*reasons, *more_reasons, *sent.reasons]
     return None
 
 
-def _as_asked(exchange: "Exchange", route: Route) -> Route:
-    """Only what a policy forbids is left of it."""
+def _as_asked(exchange: "Exchange", facts: CallFacts) -> Route | None:
+    """Only what the policies forbid; None for a call that does not ask for that."""
+    if not exchange.inbound.as_asked:
+        return None
     if not exchange.key.as_asked_allowed:
         raise CallRefused(errors.AS_ASKED_NOT_ALLOWED)
-    return Route(
-        applied=route.applied,
-        rule=route.rule,
-        version_id=route.version_id,
-        why="The caller asked for no routing.",
-        deny=route.deny,
-        max_tokens_cap=route.max_tokens_cap,
-        sticky=False,
-    )
+    assert exchange.key.router is not None
+    route = exchange.key.router.forbids(facts)
+    return replace(route, why=route.why if route.deny else "The caller asked for no routing.", sticky=False)
 
 
-def _about(route: Route) -> dict[str, Any]:
-    """For the call's row: which rules matched, what they did, and why."""
+def _explained(exchange: "Exchange", route: Route) -> Route:
+    """The route, once the call's row tells which rules matched, what they did, and why."""
     applied = []
     for each in route.applied:
         row: dict[str, Any] = {"rule": each.rule, "version": each.version_id, "did": each.did}
         if each.shadow:
             row["shadow"] = True
         applied.append(row)
-    return {"applied": applied, "why": route.why}
+    exchange.route = route
+    exchange.decision["policy"] = {"applied": applied, "why": route.why}
+    exchange.decision.pop("rule", None)
+    if route.rule is not None:
+        exchange.decision["rule"] = route.rule
+    return route
 
 
 async def _conversation_model(exchange: "Exchange", route: Route, facts: CallFacts) -> str | None:
     """The model that the call's conversation is to stay on; None where that is not known, or not wanted."""
-    if exchange.conversation is None or facts.first_turn or route.budget_forces:
+    if exchange.conversation is None or exchange.conversation.id is None:
         return None
-    return await exchange.gateway.conversations.model(exchange.conversation)
+    model = await exchange.gateway.conversations.model(exchange.conversation)
+    return model if model is not None and _may_stay(exchange, route, facts, model) else None
 
 
 def _may_stay(exchange: "Exchange", route: Route, facts: CallFacts, model: str) -> bool:
@@ -115,6 +115,8 @@ def _may_stay(exchange: "Exchange", route: Route, facts: CallFacts, model: str) 
     what this turn's rules choose says nothing about it, unless it is the same."""
     router = exchange.key.router
     assert router is not None
+    if not router.may_stay(route, model):
+        return False
     if model != route.model and router.denial(facts, model, None) is not None:
         return False
     return why_not_allowed(exchange, model) is None
@@ -123,6 +125,8 @@ def _may_stay(exchange: "Exchange", route: Route, facts: CallFacts, model: str) 
 def _without_denied(router: Router, route: Route, facts: CallFacts, reasons: list[str]) -> Route:
     """Without the models that a less specific policy denies: no team undoes what its tenant forbids.
     `reasons` says which."""
+    if not router.denies_models:
+        return route
 
     def allowed(model: str | None, kind: str) -> bool:
         if model is None or router.denial(facts, model, route.policies.get(kind)) is None:
@@ -148,18 +152,21 @@ def _without_denied(router: Router, route: Route, facts: CallFacts, reasons: lis
     )
 
 
+def _aim(exchange: "Exchange", route: Route) -> str | None:
+    """Where the rules send the call; None where a classifier is to be asked first."""
+    if route.classify is not None:
+        return None
+    ladder = route.cascade
+    if ladder is not None and (ladder.terms.buffer_streams or not exchange.request.stream):
+        return ladder.first  # else there is nothing to check before it has left
+    return route.model or exchange.request.model
+
+
 def _model(exchange: "Exchange", route: Route, on: str | None) -> tuple[str | None, list[str]]:
     """Where the call goes, if its request can go there; None: where it asks to. And why it does not go where
     a rule sends it. `on`: the model that its conversation stays on."""
     asked = exchange.request.model
-    if on is not None:
-        model = on
-    elif route.cascade is not None and (
-        route.cascade.terms.buffer_streams or not exchange.request.stream
-    ):  # else there is nothing to check before it has left
-        model = route.cascade.first
-    else:
-        model = route.model or asked
+    model = on or _aim(exchange, route) or asked
     if model == asked:
         return None, []
     why_not = why_not_allowed(exchange, model)

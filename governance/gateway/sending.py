@@ -1,7 +1,7 @@
 """One attempt, sent and answered: whatever happens, its hold is resolved, or the response will resolve it."""
 
 from governance.calls.models import Outcome
-from governance.gateway import conversations, errors, facts, relay
+from governance.gateway import errors, facts, relay
 from governance.gateway.attempt import Attempt
 from governance.gateway.errors import envelope
 from governance.gateway.exchange import Exchange
@@ -26,8 +26,8 @@ async def send(exchange: Exchange, attempt: Attempt) -> GatewayResponse:
             stream=request.stream,
             seconds_max=None if exchange.route is None else exchange.route.timeout_seconds,
         )
-        if upstream.status == 200:
-            conversations.answered(exchange)
+        if upstream.status == 200 and exchange.conversation is not None:
+            exchange.conversation.answered_by = request.model
         return await relay.relay(exchange, attempt, upstream)
     except NotReached as error:
         attempt.void(f"no connection was made: {error}", status=502, reason="upstream_unreachable")

@@ -49,8 +49,10 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     json_output: JsonOutput | None = None
     timeout_seconds: int | None = None
     sticky: bool = True
-    budget_forces: bool = False
-    """The rule that chose the model asks how full the budgets are: a conversation leaves its model for it."""
+    degraded: bool = False
+    """A rule speaks for the model because a budget is used up: a conversation leaves a dearer one."""
+    ceiling: str | None = None
+    """The dearest model that a conversation may then stay on; None: on none."""
     policies: Mapping[str, int] = {}
     """Whose models they are: from which policy `model`, `fallbacks`, `on_exhausted`, `history` came (ids)."""
 

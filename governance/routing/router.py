@@ -3,6 +3,8 @@
 Policies are asked from the most specific on: the key's, the team's, the tenant's. Of a kind of action the
 first one counts, so that a key's rule goes before its tenant's; but a denial of any of them denies, and the
 smallest cap holds, so that no team undoes what its tenant forbids. `final` ends its own policy and no other.
+A rule that saves because a budget is used up (`degrades`) sends no call to a dearer tier than it would go to
+without it.
 
     router = compile_router(policies, models=book.models, team_ids={"research": 7})
     if asked.TEXT in router.asks: …                # what has to be found out for it
@@ -10,17 +12,17 @@ smallest cap holds, so that no team undoes what its tenant forbids. `final` ends
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Final
+from typing import Final, get_args
 
 import msgspec
 
 from governance.pricing.rates import ModelFacts
 from governance.routing import facts as asked
 from governance.routing import heuristic
-from governance.routing.actions import Action, Filled, Heuristic, compile_actions, route_of, tier_models
+from governance.routing.actions import Action, Filled, Heuristic, Kind, compile_actions, route_of, tier_models
 from governance.routing.document import Policy, Rule, Tier
 from governance.routing.facts import CallFacts
-from governance.routing.route import AS_ASKED, Applied, Route
+from governance.routing.route import AS_ASKED, Applied, Ladder, Route
 from governance.routing.terms import Call, Names, Term, Test, compile_match
 from governance.routing.words import search_for
 
@@ -32,6 +34,9 @@ _MODELS: Final = ("model", "fallbacks", "on_exhausted")
 """Kinds of actions that name models to which a call may go."""
 _ASKING: Final = (*_MODELS, "history")
 """And that which may have a model asked for a summary."""
+_FORBIDDING: Final = frozenset({"deny", "max_tokens_cap"})
+"""Kinds that hold for a call that wants no routing."""
+_STAYING: Final = frozenset(get_args(Kind)) - {"model"}
 
 
 class CompiledInput(msgspec.Struct, frozen=True):
@@ -48,6 +53,7 @@ class CompiledRule:
     __slots__ = (
         "actions",
         "asks",
+        "degrades",
         "denies_models",
         "deny",
         "ends_policy",
@@ -82,6 +88,7 @@ class CompiledRule:
         self.actions = compile_actions(rule.then, models)
         self.has_captures = any(isinstance(action, Filled) for action in self.actions)
         self.deny = rule.then.deny
+        self.degrades = rule.when.budget_used is not None and rule.when.budget_used.at_least is not None
         terms = (*self.terms, *self.unless_terms)
         self.denies_models = self.deny is not None and any(term.models is not None for term in terms)
         self.uses_heuristic = any(isinstance(action, Heuristic) for action in self.actions)
@@ -104,6 +111,9 @@ class CompiledRule:
         return frozenset(found)
 
 
+type Kinds = frozenset[str]
+type Counted = tuple[CompiledRule, Action]
+type Counts = dict[str, Counted]
 type Step = tuple[Test, tuple[Test, ...], CompiledRule]
 type Program = tuple[Step, ...]
 
@@ -154,7 +164,21 @@ class Router:
     def route(self, facts: CallFacts) -> Route:
         """What becomes of the call."""
         call = self.call(facts)
-        matched = []
+        matched = self._matched(call)
+        return self._remembered(call, matched) if matched else self._as_asked
+
+    def staying(self, facts: CallFacts) -> Route:
+        """The same for a turn of a conversation that stays on its model: no rule chooses another."""
+        call = self.call(facts)
+        return self._remembered(call, self._matched(call), _STAYING)
+
+    def forbids(self, facts: CallFacts) -> Route:
+        """What is left for a call that wants no routing: what the policies forbid."""
+        call = self.call(facts)
+        return self._remembered(call, self._matched(call), _FORBIDDING)
+
+    def _matched(self, call: Call) -> list[CompiledRule]:
+        facts, matched = call.facts, []
         for rules in self._programs.get(facts.model) or self._programs_for(facts.model):
             for first_test, more_tests, rule in rules:
                 if not first_test(call):  # where most rules end
@@ -168,7 +192,7 @@ class Router:
                     matched.append(rule)
                     if rule.ends_policy:
                         break
-        return self._remembered(call, matched) if matched else self._as_asked
+        return matched
 
     def denial(self, facts: CallFacts, model: str, policy_id: int | None) -> str | None:
         """Why a call may not go to a model that a rule of that policy chose: the sentence of a less specific
@@ -205,17 +229,17 @@ class Router:
             )
         return self._programs[name]
 
-    def _remembered(self, call: Call, matched: list["CompiledRule"]) -> Route:
+    def _remembered(self, call: Call, matched: list["CompiledRule"], only: Kinds | None = None) -> Route:
         """The Route of these rules; the same one again for the same model and choice of the heuristic. Names
         that clients make up are not remembered: they would crowd out the others."""
         if not self._names.is_known(call.facts.model) or True in [rule.has_captures for rule in matched]:
-            return self.combined(call, matched)
-        key: tuple[object, ...] = (call.facts.model, *matched)
+            return self.combined(call, matched, only)
+        key: tuple[object, ...] = (call.facts.model, only, *matched)
         if True in [rule.uses_heuristic for rule in matched]:
             key = (heuristic.choose(call.words), *key)
         route = self._routes.get(key)
         if route is None:
-            route = self.combined(call, matched)
+            route = self.combined(call, matched, only)
             if len(self._routes) < ROUTES_REMEMBERED_MAX:
                 self._routes[key] = route
         return route
@@ -224,9 +248,15 @@ class Router:
         """The call as the rules' tests look at it."""
         return Call(facts, self._names, self._search)
 
-    def combined(self, call: Call, matched: Sequence[CompiledRule]) -> Route:
-        """The Route of the rules that matched, in their order."""
-        counts, shadows = _what_counts(call, matched)
+    def combined(self, call: Call, matched: Sequence[CompiledRule], only: Kinds | None = None) -> Route:
+        """The Route of the rules that matched, in their order; `only` of their actions of these kinds."""
+        counts, shadows, otherwise = _what_counts(call, matched, only)
+        chosen = counts.get("model")
+        degraded, ceiling = False, None
+        if chosen is not None and chosen[0].degrades:
+            degraded, ceiling = True, _dearest(chosen[1])
+            if ceiling is not None:
+                counts["model"] = self._no_dearer(call, chosen, otherwise, ceiling)
         fields: dict[str, object] = {}
         did: dict[CompiledRule, list[str]] = {}
         for rule, action in counts.values():
@@ -248,8 +278,6 @@ class Router:
             ]
         )
         chose, why = _reason(counts)
-        chooses = counts.get("model")
-        forced = chooses is not None and asked.BUDGET_USED in chooses[0].asks
         return route_of(
             fields,
             applied=applied,
@@ -257,12 +285,31 @@ class Router:
             version_id=None if chose is None else chose.version_id,
             why=why,
             sticky=self._as_asked.sticky,
-            budget_forces=forced,
+            degraded=degraded,
+            ceiling=ceiling,
             policies={kind: counts[kind][0].policy_id for kind in _ASKING if kind in counts},
         )
 
+    def _no_dearer(self, call: Call, degrading: Counted, otherwise: Counted | None, ceiling: str) -> Counted:
+        """The choice of a rule that degrades; or what the call would do without it, where that is cheaper."""
+        if otherwise is not None:
+            if "model" not in otherwise[1].fields:  # who knows before a classifier was asked?
+                return degrading
+            would = otherwise[1].fields["model"] or call.facts.model
+            return otherwise if self._names.is_cheaper(str(would), ceiling) else degrading
+        if not self._names.is_cheaper(call.facts.model, ceiling):
+            return degrading
+        said = f"{call.facts.model} stays, which is cheaper than {ceiling}"
+        return degrading[0], Action("model", said, {"model": None})
 
-type Counts = dict[str, tuple[CompiledRule, Action]]
+    def may_stay(self, route: Route, model: str) -> bool:
+        """May a conversation stay on that model, for all that the budgets say?"""
+        if not route.degraded:
+            return True
+        ceiling = route.ceiling
+        return ceiling is not None and (
+            self._names.are_same(model, ceiling) or self._names.is_cheaper(model, ceiling)
+        )
 
 
 def compile_router(
@@ -286,10 +333,14 @@ def compile_router(
     return Router(compiled, names, sticky=policies[0].policy.sticky if policies else True)
 
 
-def _what_counts(call: Call, matched: Sequence[CompiledRule]) -> tuple[Counts, dict[CompiledRule, list[str]]]:
-    """Of each kind the action that counts, with its rule, in the order of the rules; and what each shadow
-    rule would have done. Where the call is denied, nothing else counts."""
+def _what_counts(
+    call: Call, matched: Sequence[CompiledRule], only: Kinds | None
+) -> tuple[Counts, dict[CompiledRule, list[str]], Counted | None]:
+    """Of each kind the action that counts, with its rule, in the order of the rules; what each shadow rule
+    would have done; and what would choose the model without the rules that degrade. Where the call is denied,
+    nothing else counts."""
     counts: Counts = {}
+    otherwise: Counted | None = None
     shadows: dict[CompiledRule, list[str]] = {}
     for rule in matched:
         would_do = shadows.setdefault(rule, []) if rule.shadow else None
@@ -300,11 +351,23 @@ def _what_counts(call: Call, matched: Sequence[CompiledRule]) -> tuple[Counts, d
             if would_do is not None:
                 would_do.append(action.said)
                 continue
+            if only is not None and action.kind not in only:
+                continue
             first = counts.get(action.kind)
             if first is None or (action.kind == "max_tokens_cap" and _cap(action) < _cap(first[1])):
                 counts[action.kind] = (rule, action)
+            if action.kind == "model" and otherwise is None and not rule.degrades:
+                otherwise = (rule, action)
     denied = counts.get("deny")
-    return ({"deny": denied} if denied is not None else counts), shadows
+    return ({"deny": denied} if denied is not None else counts), shadows, otherwise
+
+
+def _dearest(action: Action) -> str | None:
+    """The dearest model that a choice may come to; None where that is not known beforehand."""
+    model, ladder = action.fields.get("model"), action.fields.get("cascade")
+    if isinstance(ladder, Ladder):
+        return ladder.then
+    return None if model is None else str(model)
 
 
 def _cap(action: Action) -> int:

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 from governance.pricing.rates import ModelFacts
 from governance.routing import facts as asked
-from governance.routing.capabilities import tier_of
+from governance.routing.capabilities import TIERS, tier_of
 from governance.routing.document import Between, Match, Tier, TimeOfDay
 from governance.routing.facts import CallFacts
 from governance.routing.words import Search, Words, patterns_of
@@ -45,6 +45,11 @@ class Names:
 
     def tier(self, name: str) -> Tier | None:
         return self._tiers.get(name)
+
+    def is_cheaper(self, name: str, other: str) -> bool:
+        """Is it of a cheaper tier? Models whose tier is not known are not."""
+        tier, than = self._tiers.get(name), self._tiers.get(other)
+        return tier is not None and than is not None and TIERS.index(tier) < TIERS.index(than)
 
     def of_tiers(self, tiers: Iterable[Tier]) -> frozenset[str]:
         """Every name of every model of these tiers."""

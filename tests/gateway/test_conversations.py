@@ -4,13 +4,14 @@ import asyncio
 import secrets
 from typing import Any
 
+import pytest
 import redis
 from django.conf import settings
 
 from governance.budgets.limits import change_budget
 from governance.budgets.models import Budget
 from governance.core.money import nanos_to_usd, usd_to_nanos
-from governance.gateway.conversations import Conversations
+from governance.gateway.conversations import Conversation, Conversations
 from governance.gateway.lookups import Lookups
 from governance.valkey.link import Link
 from tenants.scope import platform_scope
@@ -84,22 +85,117 @@ def test_it_leaves_a_denied_model_also_where_the_tenants_rule_decides_this_turn(
     assert answered_by(stack, account, LATER) == CHEAP
 
 
+def later_turn() -> Conversation:
+    return Conversation(secrets.token_bytes(16), secrets.token_bytes(16))
+
+
 async def test_every_worker_sees_a_conversation_move_and_remembers_it_without_valkey() -> None:
-    link, conversation = Link(settings.REDIS_URL), secrets.token_bytes(16)
+    link, conversation = Link(settings.REDIS_URL), later_turn()
     lookups = Lookups(link, lambda what: None)
     one, other = Conversations(link, lookups), Conversations(link, lookups)
-    one.remember(conversation, ASKED)
+    one.remember(conversation, ASKED, moved=True)
     await asyncio.wait(one._writing)
     assert await other.model(conversation) == ASKED
-    other.remember(conversation, CHEAP)
+    other.remember(conversation, CHEAP, moved=True)
     await asyncio.wait(other._writing)
     assert await one.model(conversation) == CHEAP
-    one.remember(conversation, CHEAP)
+    one.remember(conversation, CHEAP, moved=True)
     assert not one._writing, "what is known is not written again"
     lookups.away = True
     assert await one.model(conversation) == CHEAP
-    assert await one.model(b"another") is None
+    assert await one.model(later_turn()) is None
     await one.stop()
+
+
+@pytest.mark.parametrize("same_worker", [True, False])
+async def test_of_beginnings_that_went_to_different_models_nothing_is_known(same_worker: bool) -> None:
+    link = Link(settings.REDIS_URL)
+    lookups = Lookups(link, lambda what: None)
+    one = Conversations(link, lookups)
+    other = one if same_worker else Conversations(link, lookups)
+    first, second = Conversation(b"beginning" + secrets.token_bytes(7), None), later_turn()
+    second.began = first.began
+
+    async def told(worker: Conversations, conversation: Conversation, model: str, *, moved: bool) -> None:
+        worker.remember(conversation, model, moved=moved)
+        while worker._writing:
+            await asyncio.wait(worker._writing)
+
+    await told(one, first, CHEAP, moved=True)
+    await told(other, first, CHEAP, moved=True)
+    assert await one.model(second) == CHEAP
+    await told(other, first, DEAR, moved=True)
+    assert await one.model(second) is None
+    await told(one, first, CHEAP, moved=True)
+    assert await other.model(second) is None, "once in doubt, in doubt for as long as anything is remembered"
+    await told(one, second, CHEAP, moved=True)
+    assert await other.model(second) == CHEAP, "its first answer tells it from the others"
+    another = later_turn()
+    begins = Conversation(another.began, None)
+    await told(one, begins, CHEAP, moved=True)
+    await told(other, begins, ASKED, moved=False)
+    assert await one.model(another) is None
+    await one.stop()
+
+
+def test_a_stranger_who_begins_with_the_same_words_moves_nobody(stack: Stack, account: Account) -> None:
+    """Neither before the second turn, nor after it; what one has thought is not sent to another model."""
+    govern(
+        account,
+        f"""
+        rules:
+          - name: FAQ
+            when: {{tags: {{endpoint: faq}}, turn: first}}
+            then: {{route: {{tier: haiku}}}}
+          - name: Others
+            then: {{fallbacks: [{{model: {CHEAP}}}]}}
+        """,
+    )
+    faq = {"exchequer-tags": "endpoint=faq"}
+    assert answered_by(stack, account, HELLO) == ASKED
+    assert answered_by(stack, account, HELLO, headers=faq) == CHEAP
+    assert answered_by(stack, account, LATER) == ASKED
+    assert answered_by(stack, account, HELLO, headers=faq) == CHEAP
+    assert answered_by(stack, account, LATER) == ASKED
+
+
+def test_end_users_who_begin_alike_have_a_conversation_each(stack: Stack, account: Account) -> None:
+    fall_back(account, CHEAP)
+    ann, bob = ({**ASK, "metadata": {"user_id": name}} for name in ("ann", "bob"))
+    failed = failing(account, 1)
+    assert post(stack, account, ann, headers=failed).headers["exchequer-model"] == CHEAP
+    later = {"messages": LATER}
+    assert post(stack, account, {**ann, **later}).headers["exchequer-model"] == CHEAP
+    assert post(stack, account, {**bob, **later}).headers["exchequer-model"] == ASKED
+
+
+def test_a_turn_that_stays_says_so_and_credits_no_rule_with_its_model(stack: Stack, account: Account) -> None:
+    govern(
+        account,
+        """
+        rules:
+          - name: First to Opus
+            when: {turn: first}
+            then: {route: {tier: opus}}
+          - name: Later to Haiku
+            when: {turn: later}
+            then: {route: {tier: haiku}, max_tokens: {cap: 50}}
+        """,
+    )
+    assert answered_by(stack, account, HELLO) == DEAR
+    response = post(stack, account, {**ASK, "messages": LATER})
+    assert response.headers["exchequer-model"] == DEAR
+    assert "conversation=stays" in response.headers["exchequer-decision"]
+    _, call = account.wait_for_calls(2)
+    policy = call.decision["policy"]
+    assert policy["why"] == f"{DEAR}: the conversation stays on its model"
+    assert policy["applied"] == [
+        {
+            "rule": "Later to Haiku",
+            "version": policy["applied"][0]["version"],
+            "did": ["max_tokens at most 50"],
+        }
+    ]
 
 
 def test_where_nothing_was_changed_nothing_is_remembered(stack: Stack, account: Account) -> None:

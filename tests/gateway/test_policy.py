@@ -154,6 +154,9 @@ def test_a_caller_may_ask_for_no_routing_only_where_its_key_allows_it(stack: Sta
     assert_refused(post(stack, bound, headers=header), 403, "permission_error", "exchequer-route")
     served = post(stack, free, headers=header)
     assert (served.status_code, served.json()["model"]) == (200, SONNET)
+    (call,) = free.wait_for_calls(1)
+    assert (call.rule, call.decision["policy"]["why"]) == (None, "The caller asked for no routing.")
+    assert [each["did"] for each in call.decision["policy"]["applied"]] == [[]], "no rule is credited with it"
     assert post(stack, free).json()["model"] == HAIKU
 
 

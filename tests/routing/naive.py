@@ -30,19 +30,17 @@ def outcome(policies: Sequence[Policy], facts: CallFacts) -> dict[str, object]:
     denials = [rule.then.deny for _, rule in matched if rule.then.deny is not None]
     if denials:
         return {"deny": denials[0], "model": None, "max_tokens_cap": None, "cache": None}
-    routes = [(number, rule.then.route) for number, rule in matched if rule.then.route is not None]
+    routes = [(number, rule) for number, rule in matched if rule.then.route is not None]
     caches = [rule.then.cache for _, rule in matched if rule.then.cache is not None]
     limits = [rule.then.max_tokens.cap for _, rule in matched if rule.then.max_tokens is not None]
     caps = [cap for cap in limits if cap is not None]
     model = None
     if routes:
-        number, route = routes[0]
-        model = route.model
-        if route.tier is not None:
-            meanings = [
-                policy.tiers[route.tier] for policy in policies[number - 1 :] if route.tier in policy.tiers
-            ]
-            model = [*meanings, DEFAULT_TIERS[route.tier]][0]
+        model = meant(policies, *routes[0])
+        if degrades(routes[0][1]):
+            others = [(number, rule) for number, rule in routes if not degrades(rule)]
+            would = meant(policies, *others[0]) if others else facts.model
+            model = would if is_cheaper(would, model) else model
     return {
         "deny": None,
         "model": None if model is not None and same(model, facts.model) else model,
@@ -51,10 +49,35 @@ def outcome(policies: Sequence[Policy], facts: CallFacts) -> dict[str, object]:
     }
 
 
+def meant(policies: Sequence[Policy], number: int, rule: Rule) -> str:
+    """The model that the rule of that policy names."""
+    route = rule.then.route
+    assert route is not None
+    if route.tier is None:
+        assert route.model is not None
+        return route.model
+    meanings = [policy.tiers[route.tier] for policy in policies[number - 1 :] if route.tier in policy.tiers]
+    return [*meanings, DEFAULT_TIERS[route.tier]][0]
+
+
+def degrades(rule: Rule) -> bool:
+    return rule.when.budget_used is not None and rule.when.budget_used.at_least is not None
+
+
+def is_cheaper(name: str, other: str) -> bool:
+    order = ["haiku", "sonnet", "opus", "fable"]
+    tiers = [tier_named(each) for each in (name, other)]
+    return None not in tiers and order.index(str(tiers[0])) < order.index(str(tiers[1]))
+
+
+def tier_named(name: str) -> str | None:
+    model = BY_NAME.get(name)
+    return {"mythos": "fable"}.get(model.family, model.family) if model else None
+
+
 def matches(match: Match, facts: CallFacts) -> bool:
     words = words_of(facts.text)
-    model = BY_NAME.get(facts.model)
-    tier = {"mythos": "fable"}.get(model.family, model.family) if model else None
+    tier = tier_named(facts.model)
     wants = match.keywords
     return all(
         [

@@ -73,7 +73,7 @@ actions = st.lists(st.sampled_from(ACTIONS), max_size=2).map(
     lambda some: {k: v for each in some for k, v in each.items()}
 )
 rules = st.fixed_dictionaries(
-    {"when": st.just({}) | matches, "then": actions},
+    {"when": st.just({}) | matches | st.just({"budget_used": {"at_least": 80}}), "then": actions},
     optional={"unless": matches, "shadow": st.booleans(), "final": st.booleans()},
 )
 policies = st.lists(
@@ -122,6 +122,7 @@ BROKEN: dict[str, tuple[object, str, Any]] = {
     "the largest cap": (routing, "_cap", lambda action: -action.fields["max_tokens_cap"]),
     "a tier without its aliases": (Names, "of_tiers", lambda self, tiers: frozenset()),
     "no exceptions": (CompiledRule, "is_excepted", lambda self, call: False),
+    "no tier is cheaper": (Names, "is_cheaper", lambda self, name, other: False),
     "half a phrase": (routing_words, "pattern_of", lambda keyword: one_line(keyword.split()[0])),
     "tiers of the nearest only": (routing, "tier_models", lambda chain: {**DEFAULT_TIERS, **chain[0]}),
 }
@@ -135,6 +136,75 @@ def test_a_router_that_is_broken_is_told_from_the_language(
     monkeypatch.setattr(where, what, instead)
     effort = settings(max_examples=2_000, phases=[Phase.generate], derandomize=True)
     find(st.tuples(policies, calls), lambda each: not is_word_for_word(*each), settings=effort)
+
+
+SPENT = {"budget_used": {"at_least": 80}}
+NO_DEARER = {"name": "no dearer", "when": SPENT, "then": {"route": {"tier": "sonnet"}}}
+
+
+@pytest.mark.parametrize(
+    ("asked", "later", "sent"),
+    [
+        (OPUS, None, SONNET),
+        (HAIKU, None, None),
+        (OPUS, {"route": {"tier": "haiku"}}, HAIKU),
+        (OPUS, {"route": {"tier": "opus"}}, SONNET),
+        (OPUS, {"route": {"heuristic": True}}, HAIKU),
+        (HAIKU, {"route": {"heuristic": True}}, None),
+    ],
+)
+def test_a_rule_that_saves_because_a_budget_is_used_up_never_makes_a_call_dearer(
+    asked: str, later: dict[str, Any] | None, sent: str | None
+) -> None:
+    rules = [NO_DEARER, *([] if later is None else [{"name": "usual", "then": later}])]
+    spent = facts(model=asked, text="Translate this.", budget_used_percent=85)
+    route = router(policy(*rules)).route(spent)
+    assert route.model == sent
+    assert ("usual" in str(route.why)) == (later is not None and sent != SONNET)
+
+
+def test_a_rule_for_budgets_with_room_may_choose_a_dearer_model() -> None:
+    room = {"when": {"budget_used": {"at_most": 20}}, "then": {"route": {"tier": "opus"}}}
+    assert router(policy(room)).route(facts(model=HAIKU, budget_used_percent=5)).model == OPUS
+
+
+@pytest.mark.parametrize(
+    ("rule", "stays_on"),
+    [
+        (NO_DEARER, {HAIKU, SONNET}),
+        ({**NO_DEARER, "when": {"budget_used": {"at_most": 90}}}, {HAIKU, SONNET, OPUS}),
+        (
+            {
+                **NO_DEARER,
+                "then": {"route": {"cascade": {"first": {"tier": "haiku"}, "then": {"tier": "sonnet"}}}},
+            },
+            {HAIKU, SONNET},
+        ),
+        ({**NO_DEARER, "then": {"route": {"classify": {"simple": {"tier": "haiku"}}}}}, set()),
+    ],
+)
+def test_a_conversation_leaves_a_dearer_model_where_a_budget_is_used_up(
+    rule: dict[str, Any], stays_on: set[str]
+) -> None:
+    compiled = router(policy(rule, {"name": "usual", "then": {"route": {"tier": "haiku"}}}))
+    route = compiled.route(facts(budget_used_percent=85))
+    assert {model for model in (HAIKU, SONNET, OPUS) if compiled.may_stay(route, model)} == stays_on
+
+
+def test_of_a_call_that_wants_no_routing_only_denials_and_caps_count() -> None:
+    compiled = router(
+        policy(
+            {"name": "to Haiku", "then": {"route": {"tier": "haiku"}, "cache": {"ttl_seconds": 9}}},
+            {"name": "short", "then": {"max_tokens": {"cap": 100}, "concise": True}},
+        )
+    )
+    route = compiled.forbids(facts())
+    assert (route.model, route.cache, route.concise, route.max_tokens_cap) == (None, None, None, 100)
+    assert [(each.rule, each.did) for each in route.applied] == [
+        ("to Haiku", ()),
+        ("short", ("max_tokens at most 100",)),
+    ]
+    assert (route.rule, route.sticky) == ("short", True)
 
 
 def test_a_call_without_a_matching_rule_is_as_asked() -> None:

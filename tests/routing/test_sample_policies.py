@@ -47,6 +47,7 @@ def test_each_sample_is_in_the_documentation() -> None:
         ("savings", {"features": {"thinking"}}, {"max_tokens_cap": None, "concise": None}),
         ("savings", {"features": {"tools"}, "text": "Translate."}, {"model": None, "max_tokens_cap": None}),
         ("savings", {"budget_used_percent": 80, "first_turn": False}, {"model": SONNET}),
+        ("savings", {"budget_used_percent": 85, "text": "Translate this."}, {"model": HAIKU}),
         ("savings", {"text": "Translate this.", "first_turn": False}, {"model": None}),
         ("faq-cache", {"tags": {"endpoint": "chat"}, "text": "Your opening hours?"}, {"answer": None}),
         ("faq-cache", {"tags": {"endpoint": "faq"}, "features": {"tools"}}, {"cache": None, "model": HAIKU}),
