@@ -47,10 +47,10 @@ class Conversation:
     """A call's own. `began` and `id` are digests under the tenant's key, 16 bytes each: of its first message,
     and of its first answer too (None in the first turn)."""
 
-    __slots__ = ("answered_by", "began", "id")
+    __slots__ = ("answered_by", "began", "id", "is_second_turn")
 
-    def __init__(self, began: bytes, id: bytes | None) -> None:
-        self.began, self.id = began, id
+    def __init__(self, began: bytes, id: bytes | None, *, is_second_turn: bool = False) -> None:
+        self.began, self.id, self.is_second_turn = began, id, is_second_turn
         self.answered_by: str | None = None
         """The model that answered the call, once one has."""
 
@@ -67,8 +67,11 @@ class Conversations:
         self._writing: set[asyncio.Task[None]] = set()
 
     async def model(self, conversation: Conversation) -> str | None:
-        """The model that it is on; None where nobody knows, or nobody can say in time."""
-        digests = [digest for digest in (conversation.id, conversation.began) if digest is not None]
+        """The model that it is on; None in its first turn, where nobody knows, or can say in time."""
+        if conversation.id is None:
+            return None
+        # Only in the second turn is its beginning all that was known of it the turn before.
+        digests = [conversation.id, conversation.began][: 1 + conversation.is_second_turn]
         answers = [self._lookups.get(_name(digest), counted=False) for digest in digests]  # in one MGET
         for digest, answer in zip(digests, answers, strict=True):
             model = self._said(digest, await answer)
@@ -167,12 +170,12 @@ def conversation_of(exchange: "Exchange") -> Conversation:
     for piece in () if first is None else _pieces(first.content):
         _add(hashed, piece)
     began = hashed.digest()[:16]
-    answer = next((turn for turn in messages[:-1] if turn.role == "assistant"), None)  # the last is a prefill
-    if answer is None:
+    answers = [turn for turn in messages[:-1] if turn.role == "assistant"]  # at the end it is a prefill
+    if not answers:
         return Conversation(began, None)
-    for piece in _answer_pieces(answer.content):
+    for piece in _answer_pieces(answers[0].content):
         _add(hashed, piece)
-    return Conversation(began, hashed.digest()[:16])
+    return Conversation(began, hashed.digest()[:16], is_second_turn=len(answers) == 1)
 
 
 def _add(hashed: "hashlib._Hash", piece: bytes) -> None:

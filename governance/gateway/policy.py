@@ -104,7 +104,7 @@ def _explained(exchange: "Exchange", route: Route) -> Route:
 
 async def _conversation_model(exchange: "Exchange", route: Route, facts: CallFacts) -> str | None:
     """The model that the call's conversation is to stay on; None where that is not known, or not wanted."""
-    if exchange.conversation is None or exchange.conversation.id is None:
+    if exchange.conversation is None:
         return None
     model = await exchange.gateway.conversations.model(exchange.conversation)
     return model if model is not None and _may_stay(exchange, route, facts, model) else None

@@ -86,7 +86,13 @@ def test_it_leaves_a_denied_model_also_where_the_tenants_rule_decides_this_turn(
 
 
 def later_turn() -> Conversation:
-    return Conversation(secrets.token_bytes(16), secrets.token_bytes(16))
+    return Conversation(secrets.token_bytes(16), secrets.token_bytes(16), is_second_turn=True)
+
+
+async def told(worker: Conversations, conversation: Conversation, model: str, *, moved: bool) -> None:
+    worker.remember(conversation, model, moved=moved)
+    if worker._writing:
+        await asyncio.wait(worker._writing)
 
 
 async def test_every_worker_sees_a_conversation_move_and_remembers_it_without_valkey() -> None:
@@ -116,11 +122,6 @@ async def test_of_beginnings_that_went_to_different_models_nothing_is_known(same
     first, second = Conversation(b"beginning" + secrets.token_bytes(7), None), later_turn()
     second.began = first.began
 
-    async def told(worker: Conversations, conversation: Conversation, model: str, *, moved: bool) -> None:
-        worker.remember(conversation, model, moved=moved)
-        while worker._writing:
-            await asyncio.wait(worker._writing)
-
     await told(one, first, CHEAP, moved=True)
     await told(other, first, CHEAP, moved=True)
     assert await one.model(second) == CHEAP
@@ -130,9 +131,21 @@ async def test_of_beginnings_that_went_to_different_models_nothing_is_known(same
     assert await other.model(second) is None, "once in doubt, in doubt for as long as anything is remembered"
     await told(one, second, CHEAP, moved=True)
     assert await other.model(second) == CHEAP, "its first answer tells it from the others"
+    await one.stop()
+
+
+@pytest.mark.parametrize("same_worker", [True, False])
+async def test_a_beginning_that_was_not_moved_is_not_taken_for_one_that_was(same_worker: bool) -> None:
+    link = Link(settings.REDIS_URL)
+    lookups = Lookups(link, lambda what: None)
+    one = Conversations(link, lookups)
+    other = one if same_worker else Conversations(link, lookups)
     another = later_turn()
     begins = Conversation(another.began, None)
     await told(one, begins, CHEAP, moved=True)
+    assert await other.model(another) == CHEAP
+    third_turn = Conversation(another.began, another.id)
+    assert await other.model(third_turn) is None, "its own second turn would have been remembered"
     await told(other, begins, ASKED, moved=False)
     assert await one.model(another) is None
     await one.stop()
