@@ -16,7 +16,7 @@ from governance.gateway.charging import Charge
 from governance.gateway.errors import CallRefused
 from governance.gateway.relay import is_proof
 from governance.gateway.request import Request, read_request
-from governance.routing.capabilities import capabilities_of
+from governance.routing.capabilities import THINKING_ROOM_TOKENS, capabilities_of, least_thinking
 from governance.upstream.failures import Lost, NotReached, TimedOut
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ _decode_content = msgspec.json.Decoder(list[_Block]).decode
 
 
 def question(exchange: "Exchange", model: str, *, system: str, text: str, max_tokens: int) -> Request:
-    """What that model is asked. `text` may be anything that a client wrote; it is not thought about."""
+    """What that model is asked. `text` may be anything that a client wrote; it is not thought about, and by a
+    model that always thinks as little as it can, with room for that beside the answer."""
     facts = exchange.key.tenant.book.model(model)
     takes = capabilities_of(facts) if facts is not None else None
     body: dict[str, Any] = {
@@ -45,8 +46,13 @@ def question(exchange: "Exchange", model: str, *, system: str, text: str, max_to
         "system": system,
         "messages": [{"role": "user", "content": _sendable(text)}],
     }
-    if takes is not None and "disabled" in takes.thinking:
-        body["thinking"] = {"type": "disabled"}
+    least = least_thinking(takes) if takes is not None else None
+    if least is not None:
+        body["thinking"] = {"type": least}
+    else:
+        body["max_tokens"] += THINKING_ROOM_TOKENS
+        if takes is not None and takes.efforts:
+            body["output_config"] = {"effort": takes.efforts[0]}
     return read_request(_encode(body))
 
 

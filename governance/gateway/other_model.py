@@ -20,8 +20,8 @@ def request_for(exchange: Exchange, model: str) -> Request | str:
     if why_not is not None:
         return why_not
     key, request = exchange.key, exchange.request
-    target = key.tenant.book.model(model)
-    draft = swapped(draft_of(request), target, model, exchange.started_at.date())
+    target, source = key.tenant.book.model(model), key.tenant.book.model(request.model)
+    draft = swapped(draft_of(request), target, model, exchange.started_at.date(), source=source)
     if isinstance(draft, NotDone):
         return "incompatible"
     try:

@@ -21,6 +21,9 @@ TIERS: Final[tuple[Tier, ...]] = get_args(Tier)
 RETIRING_DAYS: Final = 60
 BUDGET_TOKENS_MIN: Final = 1_024
 BUDGET_TOKENS_DEFAULT: Final = 8_192
+THINKING_ROOM_TOKENS: Final = BUDGET_TOKENS_MIN
+"""Of max_tokens, for thinking that nobody can turn off: it counts towards them, so with fewer the reply may
+be empty. Anthropic names no figure; this is the smallest thinking budget that it takes."""
 
 DEFAULT_TIERS: Final[Mapping[Tier, str]] = {
     "haiku": "claude-haiku-5-5",
@@ -36,6 +39,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
 
     thinking             the modes; one without `disabled` and `between_tools` always thinks. `enabled` is the
                          mode with budget_tokens
+    thinks_unasked       whether it thinks where a request says nothing of thinking
     disabled_effort_max  the highest effort at which thinking can be off
     efforts              () where output_config.effort is refused
     system_messages      role `system` among the messages
@@ -43,6 +47,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     thinking: frozenset[ThinkingMode]
+    thinks_unasked: bool = False
     disabled_effort_max: str | None = None
     efforts: tuple[str, ...] = EFFORTS
     prefill: bool = False
@@ -59,6 +64,7 @@ class RequestTraits(msgspec.Struct, frozen=True, kw_only=True):
 
     prompt_tokens     about how long the prompt is, rather too many than too few
     thinking          the body's `thinking` as an object
+    thinks_unasked    the model that it is for now thinks where it says nothing of thinking
     effort            output_config.effort
     signed_thinking   some message holds thinking or redacted_thinking blocks
     prefill           the last message is the assistant's
@@ -73,6 +79,7 @@ class RequestTraits(msgspec.Struct, frozen=True, kw_only=True):
     max_tokens: int
     prompt_tokens: int = 0
     thinking: Mapping[str, Any] | None = None
+    thinks_unasked: bool = True
     effort: str | None = None
     signed_thinking: bool = False
     prefill: bool = False
@@ -104,9 +111,12 @@ class Incompatibility(msgspec.Struct, frozen=True):
 _TO_HIGH: Final = ("low", "medium", "high")
 _TO_MAX_WITHOUT_XHIGH: Final = ("low", "medium", "high", "max")
 
-_ALWAYS_THINKS = Capabilities(thinking=frozenset({"adaptive"}), forced_tools=False)
+_LITTLE_THINKING: Final[tuple[ThinkingMode, ...]] = ("disabled", "between_tools")
+
+_ALWAYS_THINKS = Capabilities(thinking=frozenset({"adaptive"}), thinks_unasked=True, forced_tools=False)
 _FABLE_5 = msgspec.structs.replace(_ALWAYS_THINKS, forced_tools=True)
 _ADAPTIVE = Capabilities(thinking=frozenset({"adaptive", "disabled"}))
+_5 = msgspec.structs.replace(_ADAPTIVE, thinks_unasked=True)
 _4_6 = Capabilities(
     thinking=frozenset({"adaptive", "enabled", "disabled"}),
     efforts=_TO_MAX_WITHOUT_XHIGH,
@@ -130,16 +140,21 @@ _TABLE: Final[Mapping[str, Capabilities]] = {
     "claude-fable-5": _FABLE_5,
     "claude-mythos-5": _FABLE_5,
     "claude-opus-5-5": msgspec.structs.replace(_ALWAYS_THINKS, fast=True),
-    "claude-opus-5": msgspec.structs.replace(_ADAPTIVE, disabled_effort_max="high", fast=True),
+    "claude-opus-5": msgspec.structs.replace(_5, disabled_effort_max="high", fast=True),
     "claude-opus-4-8": msgspec.structs.replace(_ADAPTIVE, fast=True),
     "claude-opus-4-7": msgspec.structs.replace(_ADAPTIVE, system_messages=False),
     "claude-opus-4-6": _4_6,
     "claude-opus-4-5-20251101": msgspec.structs.replace(_4_5, efforts=_TO_HIGH),
-    "claude-sonnet-5-5": Capabilities(thinking=frozenset({"adaptive", "between_tools"}), forced_tools=False),
-    "claude-sonnet-5": _ADAPTIVE,
+    "claude-sonnet-5-5": Capabilities(
+        thinking=frozenset({"adaptive", "between_tools"}),
+        thinks_unasked=True,
+        disabled_effort_max="high",
+        forced_tools=False,
+    ),
+    "claude-sonnet-5": _5,
     "claude-sonnet-4-6": _4_6,
     "claude-sonnet-4-5-20250929": _4_5,
-    "claude-haiku-5-5": msgspec.structs.replace(_ADAPTIVE, disabled_effort_max="high"),
+    "claude-haiku-5-5": msgspec.structs.replace(_5, disabled_effort_max="high"),
     "claude-haiku-4-5-20251001": _4_5,
 }
 
@@ -147,6 +162,12 @@ _TABLE: Final[Mapping[str, Capabilities]] = {
 def capabilities_of(model: ModelFacts) -> Capabilities | None:
     """None for a model without a row."""
     return _TABLE.get(model.model_id)
+
+
+def least_thinking(takes: Capabilities) -> ThinkingMode | None:
+    """What to ask for where no thinking is wanted: without tools, neither mode has any. None: the model
+    always thinks."""
+    return next((mode for mode in _LITTLE_THINKING if mode in takes.thinking), None)
 
 
 def tier_of(model: ModelFacts | None) -> Tier | None:
@@ -218,26 +239,33 @@ def _what_stays(target: ModelFacts, takes: Capabilities, traits: RequestTraits) 
 def _thinking(model: str, takes: Capabilities, traits: RequestTraits) -> Iterable[Incompatibility]:
     asked = traits.thinking
     kind = asked.get("type") if asked else None
-    if asked is None or kind in takes.thinking:
+    if asked is None:
+        if takes.thinks_unasked and not traits.thinks_unasked:
+            yield from _less_thinking(model, takes, traits)
+    elif kind in takes.thinking:
         return
-    if kind in ("disabled", "between_tools"):
-        yield _less_thinking(model, takes, str(kind))
+    elif kind in _LITTLE_THINKING:
+        yield from _less_thinking(model, takes, traits)
     elif kind in ("enabled", "adaptive"):
         yield _more_thinking(model, takes, asked, traits)
     else:
         yield _never("thinking", f"It is not known whether {model} takes thinking of type {str(kind)[:40]}.")
 
 
-def _less_thinking(model: str, takes: Capabilities, kind: str) -> Incompatibility:
-    """The least thinking that the model has, for a request that wants none or little."""
-    for least in ("disabled", "between_tools"):
-        if least in takes.thinking:
-            return Incompatibility(
-                "thinking",
-                f"{model} takes thinking {least}, not {kind}.",
-                Edit(("thinking",), {"type": least}),
-            )
-    return Incompatibility("thinking", f"{model} always thinks.", Edit(("thinking",)))
+def _less_thinking(model: str, takes: Capabilities, traits: RequestTraits) -> Iterable[Incompatibility]:
+    """The least thinking that the model has, for a request that has none or little where it is now."""
+    least = least_thinking(takes)
+    if least is not None:
+        sentence = f"{model} thinks less only where it is told to, by thinking {least}."
+        yield Incompatibility("thinking", sentence, Edit(("thinking",), {"type": least}))
+    elif 0 < traits.max_tokens < THINKING_ROOM_TOKENS:
+        yield _never(
+            "thinking",
+            f"{model} always thinks, and may think {traits.max_tokens:,} max_tokens away: it is asked for "
+            f"{THINKING_ROOM_TOKENS:,} at least.",
+        )
+    elif traits.thinking is not None:
+        yield Incompatibility("thinking", f"{model} always thinks.", Edit(("thinking",)))
 
 
 def _more_thinking(
@@ -273,7 +301,7 @@ def _effort(model: str, takes: Capabilities, traits: RequestTraits) -> Iterable[
         yield _never("effort", f"It is not known whether {model} takes effort {asked[:40]}.")
         return
     allowed = takes.efforts
-    if takes.disabled_effort_max and traits.thinking and traits.thinking.get("type") in _LITTLE_THINKING:
+    if takes.disabled_effort_max and _thinks_little(takes, traits):
         allowed = allowed[: allowed.index(takes.disabled_effort_max) + 1]
     if asked not in allowed:
         lower = [effort for effort in allowed if EFFORTS.index(effort) < EFFORTS.index(asked)]
@@ -282,7 +310,11 @@ def _effort(model: str, takes: Capabilities, traits: RequestTraits) -> Iterable[
         )
 
 
-_LITTLE_THINKING: Final = ("disabled", "between_tools")
+def _thinks_little(takes: Capabilities, traits: RequestTraits) -> bool:
+    """Is thinking off where the request goes: because it says so, or will say so then?"""
+    if traits.thinking is None:
+        return takes.thinks_unasked and not traits.thinks_unasked
+    return traits.thinking.get("type") in _LITTLE_THINKING
 
 
 def _options(model: str, takes: Capabilities, traits: RequestTraits) -> Iterable[Incompatibility]:

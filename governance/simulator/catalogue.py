@@ -28,6 +28,11 @@ class Model:
     retires: str | None = None
 
     @property
+    def thinks_unasked(self) -> bool:
+        """Where a request says nothing of thinking: all since 5."""
+        return self.id.split("-")[2] == "5"
+
+    @property
     def line(self) -> str:
         return self.id.split("-")[1]
 

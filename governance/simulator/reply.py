@@ -63,7 +63,7 @@ def make_reply(
     """The reply to a checked body. `seed` decides filler, ids of tool calls and signatures."""
     room = body["max_tokens"]
     content: list[dict[str, Any]] = []
-    thinking_tokens = min(_thinking_tokens(body, script), room)
+    thinking_tokens = min(_thinking_tokens(body, model, script), room)
     if thinking_tokens:
         content.append(_thinking_block(body, model, thinking_tokens, seed))
     room -= thinking_tokens
@@ -198,10 +198,12 @@ def _stop_at(text: str, stop_sequences: Any) -> tuple[str, str | None]:
     return text[:at], stop
 
 
-def _thinking_tokens(body: dict[str, Any], script: Script) -> int:
-    if script.thinking is not False:
-        return THINKING_TOKENS if script.thinking is True else script.thinking
+def _thinking_tokens(body: dict[str, Any], model: Model, script: Script) -> int:
     thinking = body.get("thinking") or {}
+    if script.thinking == "unasked" and not thinking:
+        return THINKING_TOKENS if model.thinks_unasked else 0
+    if script.thinking is not False and script.thinking != "unasked":
+        return THINKING_TOKENS if script.thinking is True else script.thinking
     return THINKING_TOKENS if thinking.get("type") in ("adaptive", "enabled") else 0
 
 

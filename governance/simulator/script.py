@@ -64,7 +64,7 @@ class Script(Struct, frozen=True, forbid_unknown_fields=True):
     # what
     text: str | None = None
     output_tokens: Tokens | None = None
-    thinking: bool | Tokens = False
+    thinking: bool | Tokens | Literal["unasked"] = False
     tool_use: bool | ToolUse = False
     model_served: str | None = None
     stop_reason: str | None = None

@@ -16,7 +16,7 @@ from governance.simulator.samples import sample
 from tests.gateway.asking import ASK, post, script
 from tests.gateway.policies import govern
 from tests.gateway.test_fallbacks import assert_sound
-from tests.harness import Account, Stack, make_tenant
+from tests.harness import Account, Stack, make_tenant, start_stack
 
 ASKED, FIRST, THEN = "claude-sonnet-5-5", "claude-haiku-5-5", "claude-opus-5-5"
 SCHEMA = {
@@ -138,6 +138,25 @@ def test_an_answer_that_its_model_is_sure_of_is_relayed_as_it_came(
     assert call.decision["savings"]["overhead"] == -judge.cost_nanos
     assert call.baseline_nanos - call.cost_nanos == sum(call.decision["savings"].values())
     assert hashlib.sha256(response.content).hexdigest() == stack.bill(account.tenant.slug)[0]["reply_sha256"]
+    assert_sound(account)
+
+
+@pytest.mark.parametrize("tier", ["sonnet", "opus"])
+def test_a_model_that_thinks_unasked_still_says_how_sure_it_is(account: Account, tier: str) -> None:
+    """Sonnet is told not to think; Opus cannot be, and has room for it."""
+    govern(
+        account,
+        f"rules: [{{name: a rule, then: {{route: {{cascade: {{first: {{tier: {tier}}}, then: {{tier: fable}} "
+        f"{SURE} }} }} }} }}]",
+    )
+    with start_stack(simulator_arguments=["--script", '{"thinking": "unasked"}']) as stack:
+        post(stack, account, headers=said(account, "Paris."))
+        (call,) = account.wait_for_calls(1)
+    assert call.decision["confidence"] == 100
+    judge = account.attempts()[1]
+    assert (judge.purpose, judge.stop_reason) == ("judge", "end_turn")
+    assert judge.bound_nanos is not None
+    assert judge.cost_nanos <= judge.bound_nanos
     assert_sound(account)
 
 

@@ -81,6 +81,20 @@ def test_a_text_that_came_before_is_not_asked_about_again_and_no_tenant_learns_f
     assert [call.attempts for call in other.wait_for_calls(1)] == [2]
 
 
+@pytest.mark.parametrize("by", ["sonnet", "opus", "fable"])
+def test_a_classifier_that_thinks_unasked_still_says_its_word(account: Account, by: str) -> None:
+    """Sonnet is told not to think; Opus and Fable cannot be, think as little as they can and have room."""
+    classify(account, f", by: {{tier: {by}}}")
+    with start_stack(simulator_arguments=["--script", '{"thinking": "unasked"}']) as stack:
+        post(stack, account, ask(QUICK))
+        (call,) = account.wait_for_calls(1)
+    assert call.decision["classified"] == "simple"
+    first = account.attempts()[0]
+    assert (first.purpose, first.stop_reason) == ("classify", "end_turn")
+    assert (first.output_tokens > 8) == (by != "sonnet")
+    assert_sound(account)
+
+
 def test_labels_are_forgotten_in_time_and_the_oldest_first() -> None:
     labels = Labels(kept_max=2)
     labels.keep(b"never", "simple", 0)

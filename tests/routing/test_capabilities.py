@@ -183,6 +183,37 @@ def test_thinking_becomes_what_the_model_has(target: str, asked: Any, becomes: A
     assert moved(target, thinking=asked) == {"thinking": becomes}
 
 
+def test_a_request_without_thinking_goes_to_no_model_that_may_think_its_reply_away() -> None:
+    """Opus 5.5 and Fable always think, and that counts towards max_tokens."""
+    off = {"type": "disabled"}
+    for target in ("claude-opus-5-5", "claude-fable-5-2"):
+        assert refused(target, thinking=off, max_tokens=16) == ["thinking"]
+        assert refused(target, thinking={"type": "between_tools"}, max_tokens=1_023) == ["thinking"]
+        assert refused(target, thinks_unasked=False, max_tokens=1_023) == ["thinking"]
+        assert moved(target, thinking=off, max_tokens=1_024) == {"thinking": None}
+        assert moved(target, thinks_unasked=False, max_tokens=1_024) == {}
+        assert moved(target, thinking=off, max_tokens=0) == {"thinking": None}, "nothing is to be written"
+        assert moved(target, max_tokens=16) == {}, "the model that was asked does the same"
+
+
+def test_what_is_not_thought_about_where_it_is_asked_is_not_where_it_goes() -> None:
+    """Models think unasked since 5; a request to an older one says nothing of thinking and wants none."""
+    asked = {"thinks_unasked": False, "max_tokens": 16}
+    assert moved("claude-haiku-5-5", **asked) == {"thinking": {"type": "disabled"}}
+    assert moved("claude-sonnet-5-5", **asked) == {"thinking": {"type": "between_tools"}}
+    assert moved("claude-sonnet-4-6", **asked) == {}
+    for target in ("claude-haiku-5-5", "claude-sonnet-5-5"):  # which both take it up to effort high only
+        assert moved(target, **asked, effort="xhigh")["output_config.effort"] == "high"
+    assert moved("claude-haiku-5-5", max_tokens=16) == {}
+
+
+def test_the_simulator_knows_the_same_models_to_think_unasked() -> None:
+    for model in SERVED:
+        takes = capabilities_of(BY_NAME[model.id])
+        assert takes is not None
+        assert takes.thinks_unasked == model.thinks_unasked, model.id
+
+
 def test_thinking_that_does_not_fit_is_not_moved() -> None:
     assert refused("claude-haiku-4-5", thinking={"type": "adaptive"}, max_tokens=1_500) == ["thinking"]
     assert refused("claude-haiku-5-5", thinking={"type": "telepathic"}) == ["thinking"]

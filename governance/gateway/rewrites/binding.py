@@ -46,7 +46,7 @@ def bound(fields: Body, model: ModelFacts | None) -> NotDone | None:
     if kind is not None:
         return NotDone(f"{name} signs its thinking over what it was sent, and the next turn brings that back")
     takes = capabilities_of(model) if model is not None else None
-    thinks_unasked = takes is None or "disabled" not in takes.thinking
+    thinks_unasked = takes is None or takes.thinks_unasked
     if thinks_unasked and not any(message.role == "assistant" for message in fields.messages):
         return NotDone(f"{name} thinks unasked and signs that over what it was sent")
     return None

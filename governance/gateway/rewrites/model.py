@@ -12,7 +12,7 @@ import msgspec
 from governance.gateway.request import ABSENT, Body, Fields, block_type, is_given, value_of
 from governance.gateway.rewrites.draft import Draft, NotDone, holds_signed_thinking, is_of_type, without_key
 from governance.pricing.rates import ModelFacts
-from governance.routing.capabilities import Edit, RequestTraits, compatibility, refusals
+from governance.routing.capabilities import Edit, RequestTraits, capabilities_of, compatibility, refusals
 
 _BYTES_PER_TOKEN = 3
 """Fewer than text has: rather too many tokens than too few."""
@@ -26,11 +26,18 @@ _FORCED = ("any", "tool")
 
 
 def swapped(
-    draft: Draft, target: ModelFacts | None, name: str, today: date, *, is_on_it: bool = False
+    draft: Draft,
+    target: ModelFacts | None,
+    name: str,
+    today: date,
+    *,
+    source: ModelFacts | None,
+    is_on_it: bool = False,
 ) -> Draft | NotDone:
-    """The draft for the model called `name` (`target` is what the price book knows of it). NotDone with what
-    stands in the way. `is_on_it`: that model answered the conversation so far, so its thinking is its own."""
-    traits = traits_of(draft)
+    """The draft for the model called `name` (`target` is what the price book knows of it, `source` of the one
+    that it is for now). NotDone with what stands in the way. `is_on_it`: that model answered the conversation
+    so far, so its thinking is its own."""
+    traits = traits_of(draft, source)
     if is_on_it:
         traits = msgspec.structs.replace(traits, signed_thinking=False)
     found = compatibility(target, traits, today=today, name=name)
@@ -42,15 +49,17 @@ def swapped(
     return draft.with_value("model", name)
 
 
-def traits_of(draft: Draft) -> RequestTraits:
+def traits_of(draft: Draft, source: ModelFacts | None) -> RequestTraits:
     """What of the request decides where it can go."""
     fields = draft.fields
+    takes = capabilities_of(source) if source is not None else None
     config = fields.output_config or {}
     choice = fields.tool_choice or {}
     return RequestTraits(
         max_tokens=fields.max_tokens,
         prompt_tokens=prompt_tokens(draft),
         thinking=_thinking(fields.thinking),
+        thinks_unasked=takes is None or takes.thinks_unasked,
         effort=value_of(config.get("effort", ABSENT), str),
         signed_thinking=holds_signed_thinking(fields),
         prefill=bool(fields.messages) and fields.messages[-1].role == "assistant",

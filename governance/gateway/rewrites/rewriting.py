@@ -81,11 +81,14 @@ def rewritten(request: Request, route: Route, about: About) -> Rewritten:
     work = _Work(draft_of(request), about)
     first = work.draft
     if route.model is not None and route.model != request.model:
-        target = about.book.model(route.model)
-        if target is None or target is not about.book.model(request.model):
+        target, source = about.book.model(route.model), about.book.model(request.model)
+        if target is None or target is not source:
             name = route.model
             today, is_on_it = about.at.date(), name == about.conversation_model
-            work.do("model", lambda draft: model.swapped(draft, target, name, today, is_on_it=is_on_it))
+            work.do(
+                "model",
+                lambda draft: model.swapped(draft, target, name, today, source=source, is_on_it=is_on_it),
+            )
     if route.history is not None:
         work.cut(route)
     if route.system is not None:

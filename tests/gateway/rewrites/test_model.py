@@ -116,6 +116,19 @@ def test_a_swap_that_is_not_safe_is_not_made_and_says_why(
 
 
 @pytest.mark.parametrize(
+    "fields", [{"model": "claude-haiku-5-5", "thinking": {"type": "disabled"}}, {"model": "claude-haiku-4-5"}]
+)
+def test_an_answer_of_a_few_tokens_does_not_go_to_a_model_that_would_think_them_away(
+    book: PriceBook, fields: dict[str, object]
+) -> None:
+    request = read_request(body(**fields, max_tokens=16))
+    result = apply(request, book, model="claude-opus-5-5")
+    assert result.request is request
+    assert "always thinks" in result.reasons[0]
+    assert "16 max_tokens" in result.reasons[0]
+
+
+@pytest.mark.parametrize(
     ("fields", "target", "expected"),
     [
         (
@@ -123,7 +136,8 @@ def test_a_swap_that_is_not_safe_is_not_made_and_says_why(
             "claude-opus-5-5",
             {"thinking": {"type": "adaptive"}},
         ),
-        ({"thinking": {"type": "disabled"}}, "claude-opus-5-5", {"thinking": None}),
+        ({"thinking": {"type": "disabled"}, "max_tokens": 2_000}, "claude-opus-5-5", {"thinking": None}),
+        ({"model": "claude-haiku-4-5"}, "claude-haiku-5-5", {"thinking": {"type": "disabled"}}),
         ({"thinking": {"type": "disabled"}}, "claude-sonnet-5-5", {"thinking": {"type": "between_tools"}}),
         (
             {"thinking": {"type": "adaptive", "display": "omitted"}, "max_tokens": 6_000},

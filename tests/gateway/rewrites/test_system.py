@@ -80,6 +80,7 @@ def test_claude_codes_attribution_stays_first_and_whole(book: PriceBook) -> None
         (claude_code(turns=2), "holds signed thinking"),
         (claude_code(turns=0), "signs its thinking"),
         (chat(1, model="claude-opus-5-5"), "thinks unasked"),
+        (chat(1, model="claude-haiku-5-5"), "thinks unasked"),
         (chat(3, model="claude-haiku-5-5", thinking={"type": "adaptive"}), "signs its thinking"),
         (chat(1, model="claude-someday-9"), "thinks unasked"),
         (
@@ -102,7 +103,7 @@ def test_nothing_is_said_where_signed_thinking_depends_on_what_was_said(
 @pytest.mark.parametrize(
     "raw",
     [
-        chat(1, model="claude-haiku-5-5"),
+        chat(1, model="claude-haiku-4-5"),
         chat(1, model="claude-haiku-5-5", thinking={"type": "disabled"}),
         chat(3, model="claude-opus-5-5"),  # this client keeps no thinking
         chat(1, model="claude-opus-4-8", thinking={"type": "adaptive"}),
@@ -114,6 +115,8 @@ def test_it_is_said_where_no_thinking_comes_back(book: PriceBook, raw: bytes) ->
 
 def test_the_model_that_answers_decides_and_not_the_one_that_was_asked(book: PriceBook) -> None:
     raw = chat(1, model="claude-opus-5-5")
+    assert apply(raw, book, model="claude-haiku-4-5", concise=CONCISE).names == ("model", "concise")
+    raw = chat(1, model="claude-haiku-4-5")
     assert apply(raw, book, model="claude-haiku-5-5", concise=CONCISE).names == ("model", "concise")
     raw = chat(1, model="claude-haiku-5-5")
     assert apply(raw, book, model="claude-opus-5-5", concise=CONCISE).names == ("model",)
