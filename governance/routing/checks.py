@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 
-from governance.routing import action_checks
+from governance.routing import action_checks, thinking_checks
 from governance.routing.action_checks import Finding, Path, wrong
 from governance.routing.document import Actions, Between, Keywords, Match, Policy, Rule, TimeOfDay
 from governance.routing.known import Known
@@ -48,6 +48,7 @@ def check(policy: Policy, lines: Lines, known: Known) -> Findings:
         if rule.unless is not None:
             found += _match(rule.unless, (*place, "unless"), known)
         found += action_checks.check(rule.then, (*place, "then"), known, policy.tiers)
+        found += thinking_checks.check(rule, place, known, policy.tiers)
     problems = [Problem(lines.line_of(*each.path), each.sentence) for each in found if not each.is_warning]
     warnings = [Problem(lines.line_of(*each.path), each.sentence) for each in found if each.is_warning]
     return Findings(in_order(problems), in_order(warnings))

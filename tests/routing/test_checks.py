@@ -252,6 +252,54 @@ def test_what_will_go_wrong_is_warned_of_and_can_be_published() -> None:
     ]
 
 
+def warned(rest: str) -> list[str]:
+    problems, warnings = checked(f"rules: [{{name: a, {rest}}}]")
+    assert problems == []
+    return [sentence for _, sentence in warnings]
+
+
+@pytest.mark.parametrize(
+    ("rest", "model"),
+    [
+        ("then: {max_tokens: {cap: 1023}}", "claude-"),
+        ("then: {max_tokens: {set: 1}}", "claude-"),
+        ("when: {tiers: [opus]}, then: {max_tokens: {cap: 1}}", "claude-opus-5"),
+        ("then: {route: {tier: haiku}, max_tokens: {cap: 600}}", "claude-haiku-5-5"),
+        ("when: {models: [claude-sonnet-5-5]}, then: {max_tokens: {cap: 600}}", "claude-sonnet-5-5"),
+    ],
+)
+def test_fewer_tokens_than_a_model_may_think_unasked_are_warned_of(rest: str, model: str) -> None:
+    (sentence,) = warned(rest)
+    assert sentence.startswith(model)
+    assert "thinks unasked" in sentence
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "then: {max_tokens: {cap: 1024}}",
+        "then: {route: {model: claude-haiku-4-5}, max_tokens: {cap: 600}}",
+        "when: {models: [claude-haiku-4-5, claude-opus-4-8]}, then: {max_tokens: {cap: 600}}",
+        "then: {route: {classify: {by: {tier: sonnet}, simple: {tier: haiku}}}}",
+        "then: {route: {cascade: {first: {tier: opus}, then: {tier: fable}}}}",
+    ],
+)
+def test_models_that_think_only_when_told_to_or_can_be_told_not_to_are_not_warned_of(rest: str) -> None:
+    assert warned(rest) == []
+
+
+@pytest.mark.parametrize(
+    "route",
+    [
+        "classify: {by: {tier: opus}, simple: {tier: haiku}}",
+        "cascade: {first: {tier: opus}, then: {tier: fable}, confidence: {at_least: 80}}",
+    ],
+)
+def test_a_word_from_a_model_that_always_thinks_is_warned_of(route: str) -> None:
+    (sentence,) = warned(f"then: {{route: {{{route}}}}}")
+    assert sentence.startswith("claude-opus-5-5 always thinks")
+
+
 def test_a_model_that_is_retired_by_then_is_a_problem() -> None:
     later = Known(date(2026, 11, 30), models=KNOWN.models)
     found = check_draft("rules: [{name: a, then: {route: {model: claude-sonnet-4-5}}}]", later)
