@@ -24,7 +24,7 @@ from governance.gateway.authentication import check_again, check_pauses
 from governance.gateway.body import ClientLeft
 from governance.gateway.flights import Ended, Flight, Flights
 from governance.gateway.keeping import Keeping
-from governance.gateway.lookups import Lookups
+from governance.gateway.lookups import Lookups, seconds_left
 from governance.gateway.model_list import check_models, models_asked
 from governance.gateway.relay import own_headers
 from governance.gateway.responses import PRIVATE, GatewayResponse
@@ -35,7 +35,7 @@ from governance.response_cache.purges import Purges
 from governance.response_cache.replay import NotReplayable, events_of_message, message_of_events
 from governance.response_cache.suitable import STATEFUL_FIELDS
 from governance.routing.document import Cache
-from governance.valkey.link import SECONDS_MAX, Link
+from governance.valkey.link import Link
 
 if TYPE_CHECKING:
     from governance.gateway.exchange import Exchange
@@ -143,7 +143,6 @@ async def _find(exchange: "Exchange", keeping: Keeping) -> Entry | None:
     until = monotonic() + _patience_seconds(exchange)
     purges, loop = exchange.key.tenant.purges, asyncio.get_running_loop()
     for _ in range(FOLLOW_TRIES):
-        in_time = loop.time() + SECONDS_MAX
         value = await replies.lookups.get(replies.names.entry(digest))
         entry = _usable(exchange, keeping, value, purges)
         if entry is not None:
@@ -152,7 +151,7 @@ async def _find(exchange: "Exchange", keeping: Keeping) -> Entry | None:
         if flight is None:
             flight = flights.begin(digest, value)
             try:
-                leads = await flights.leads(flight, in_time)
+                leads = await flights.leads(flight, loop.time() + seconds_left())
             except BaseException:
                 flights.end(flight, Ended.FAILED)
                 raise

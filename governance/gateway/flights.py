@@ -7,7 +7,9 @@ Valkey each process has its own leader. Nothing here may be needed: who is in do
 
 import asyncio
 import secrets
+from contextvars import Context
 from enum import Enum
+from functools import partial
 from typing import Any
 
 from governance.gateway.lookups import NO_ANSWER, Lookups
@@ -96,7 +98,7 @@ class Flights:
         """Whether this process is to make the call; False: another one does, or has. `flight` is ended where
         such a request is not worth waiting for. `until`: of the event loop's time; no answer by then is a
         yes."""
-        if self._lookups.away:
+        if self._lookups.away or until <= asyncio.get_running_loop().time():
             return True
         name = self._names.lease(flight.digest)
         asked = self._link.ask_all(
@@ -111,9 +113,10 @@ class Flights:
         try:
             taken, holder, lasts_ms, value = [reply.result() for reply in asked]
         except (ValkeyError, asyncio.InvalidStateError):
+            asked[0].add_done_callback(partial(self._leased_late, flight))
             return True
         finally:
-            for reply in asked:
+            for reply in asked[1:]:
                 _ignored(reply) if reply.done() else reply.cancel()
         if taken is None and not _is_ours(holder, lasts_ms):
             self._renew(flight)  # else all who ask the same would wait for nobody
@@ -129,8 +132,18 @@ class Flights:
         if holder == _DECLINED:
             self.end(flight, Ended.DECLINED)
             return True
-        flight.watcher = asyncio.create_task(self._watch(flight))
+        flight.watcher = asyncio.create_task(self._watch(flight), context=Context())  # for several calls
         return False
+
+    def _leased_late(self, flight: Flight, taken: "asyncio.Future[Any]") -> None:
+        """Nobody has waited for the lease, and there it is: it lasts as long as the call."""
+        if taken.cancelled() or taken.exception() is not None or taken.result() is None:
+            return
+        if flight.done.done():
+            self.tell(("DEL", self._names.lease(flight.digest)))
+        else:
+            flight.leased = True
+            self._renew_later(flight)
 
     def _renew_later(self, flight: Flight) -> None:
         loop = asyncio.get_running_loop()

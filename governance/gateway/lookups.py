@@ -3,11 +3,13 @@ the next.
 
 Nobody waits longer than SECONDS_MAX: who gets no value by then goes on without. From then on nobody waits at
 all, until Valkey has answered a probe in time: an outage delays one call in a process, and not all of them.
+And where each answer comes in time, but late, a call waits no longer than that for all of them (Patience).
 """
 
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -17,10 +19,49 @@ log = logging.getLogger(__name__)
 
 PROBE_SECONDS = 0.1
 """Between the answer to one probe, which came late or not at all, and the next."""
+PROBE_SECONDS_MAX = SECONDS_MAX / 2
+"""Else one that answers now just in time and now just too late would be away and back all the time."""
 NO_ANSWER = b""
 """What is told where Valkey did not, or not in time; no value of ours is empty."""
 LATE_SECONDS = 0.02
 """A timer that comes so much too late says that this process was busy; the answer may be there, unread."""
+
+
+class Patience:
+    """How long one call still waits for Valkey, whatever it looks up."""
+
+    __slots__ = ("_began", "_waiting", "seconds_left")
+
+    def __init__(self) -> None:
+        self.seconds_left = SECONDS_MAX
+        self._waiting = 0
+        self._began = 0.0
+
+    def begins(self, now: float) -> None:
+        """It waits for one more answer."""
+        if not self._waiting:
+            self._began = now
+        self._waiting += 1
+
+    def ends(self, now: float) -> None:
+        """And for one less; what it waits for at the same time counts once."""
+        self._waiting -= 1
+        if not self._waiting:
+            self.seconds_left = max(0.0, self.seconds_left - (now - self._began))
+
+
+_patience: ContextVar[Patience | None] = ContextVar("patience", default=None)
+
+
+def begin_call() -> None:
+    """What is looked up from now on in this task is one call's."""
+    _patience.set(Patience())
+
+
+def seconds_left() -> float:
+    """How long the task's call still waits for Valkey; all the time for what is nobody's call."""
+    patience = _patience.get()
+    return SECONDS_MAX if patience is None else patience.seconds_left
 
 
 class _Batch:
@@ -65,9 +106,10 @@ class Lookups:
         other are read at the same moment."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[bytes | None] = loop.create_future()
-        if self.away:
+        patience = _patience.get()
+        if self.away or (patience is not None and not patience.seconds_left):
             if counted:
-                self._count("away")
+                self._count("away" if self.away else "late")
             future.set_result(NO_ANSWER)
             return future
         batch = self._gathering
@@ -79,16 +121,47 @@ class Lookups:
                 loop.call_soon(self._send)
         batch.waiting.setdefault(name, []).append(future)
         batch.counted += counted
+        if patience is not None:
+            patience.begins(loop.time())
+            future.add_done_callback(lambda _: patience.ends(loop.time()))
+            if patience.seconds_left < SECONDS_MAX:  # else the batch is late no later
+                due = loop.time() + patience.seconds_left
+                timer = loop.call_at(due, self._out_of_patience, batch, future, counted, due)
+                future.add_done_callback(lambda _: timer.cancel())
         return future
+
+    def _out_of_patience(
+        self, batch: _Batch, future: "asyncio.Future[bytes | None]", counted: bool, due: float
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        if future.done():
+            return
+        if loop.time() - due > LATE_SECONDS:
+            due = loop.time() + LATE_SECONDS / 2
+            loop.call_at(due, self._out_of_patience, batch, future, counted, due)
+            return
+        if counted:
+            batch.counted -= 1
+            self._count("late")
+        future.set_result(NO_ANSWER)
 
     async def in_time(self, replies: "Sequence[asyncio.Future[Any]]", until: float) -> None:
         """Until all are there, or it is too late by the event loop's time: then it is noted."""
+        patience, loop = _patience.get(), asyncio.get_running_loop()
+        if patience is not None:
+            patience.begins(loop.time())
+        try:
+            await self._in_time(replies, until)
+        finally:
+            if patience is not None:
+                patience.ends(loop.time())
+
+    async def _in_time(self, replies: "Sequence[asyncio.Future[Any]]", until: float) -> None:
         loop = asyncio.get_running_loop()
         while waiting := [reply for reply in replies if not reply.done()]:
             late_seconds = loop.time() - until
             if 0 <= late_seconds <= LATE_SECONDS:
-                self._count("late")
-                self._leave_alone("no answer in time")
+                self._count("late")  # the next look-up will find out whether it answers at all
                 return
             if late_seconds > LATE_SECONDS:
                 until = loop.time() + LATE_SECONDS / 2
@@ -151,7 +224,7 @@ class Lookups:
 
     def _probed(self, asked_at: float, reply: "asyncio.Future[Any]") -> None:
         loop = asyncio.get_running_loop()
-        if reply.exception() is None and loop.time() - asked_at <= SECONDS_MAX:
+        if reply.exception() is None and loop.time() - asked_at <= PROBE_SECONDS_MAX:
             self.away = False
         elif not self._stopped:
             self._next_probe = loop.call_later(PROBE_SECONDS, self._probe)

@@ -17,6 +17,7 @@ from governance.gateway import (
     errors,
     fallbacks,
     idempotency,
+    lookups,
     policy,
     prompt_caching,
     rate_limits,
@@ -43,6 +44,7 @@ async def create_message(exchange: Exchange) -> GatewayResponse:
         exchange.claim = await idempotency.claim(exchange)
     try:
         if exchange.key.router is not None:
+            lookups.begin_call()
             answered = await policy.decide(exchange)
             if answered is not None:
                 return answered

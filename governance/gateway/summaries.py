@@ -5,8 +5,8 @@ import asyncio
 from collections import OrderedDict
 from time import monotonic
 
-from governance.gateway.lookups import Lookups
-from governance.valkey.link import SECONDS_MAX, Link, ValkeyError
+from governance.gateway.lookups import Lookups, seconds_left
+from governance.valkey.link import Link, ValkeyError
 from tenants.secrets import open_reply, seal_reply
 
 KEEP_SECONDS = 24 * 3600
@@ -53,7 +53,7 @@ class Summaries:
             return self._keep_near(digest, summary)
         sealed = seal_reply(summary.encode(errors="replace"), digest)
         try:
-            async with asyncio.timeout(SECONDS_MAX):
+            async with asyncio.timeout(seconds_left()):
                 kept = await self._link.ask("SET", _name(digest), sealed, "EX", KEEP_SECONDS, "NX")
         except (ValkeyError, TimeoutError):
             return self._keep_near(digest, summary)

@@ -4,8 +4,10 @@ import asyncio
 import concurrent.futures
 import json
 import socket
+import statistics
 import time
 from collections.abc import Iterator
+from itertools import count
 from typing import Any
 
 import httpx2
@@ -537,6 +539,32 @@ def seconds_of(stack: Stack, account: Account, headers: dict[str, str]) -> float
     began = time.monotonic()
     assert ask(stack, account, headers=headers).status_code == 200
     return time.monotonic() - began
+
+
+def test_a_slow_valkey_delays_a_call_by_no_more_than_50_ms_whatever_is_looked_up() -> None:
+    """A later turn looks up its conversation, its answer and who else asks the same."""
+    account, numbers = make_tenant(), count()
+    govern(account, "rules: [{name: a rule, then: {route: {tier: haiku}, cache: {ttl_seconds: 60}}}]")
+
+    def turn() -> float:
+        messages = [
+            *HELLO,
+            {"role": "assistant", "content": "Hello."},
+            {"role": "user", "content": f"Number {next(numbers)}?"},
+        ]
+        time.sleep(0.15)  # so that a probe may have been answered since the last one
+        began = time.monotonic()
+        assert told(post(stack, account, {**ASK, "messages": messages})) == "miss"
+        return time.monotonic() - began
+
+    proxy = ChaosProxy(settings.REDIS_URL)
+    with in_thread(proxy), start_stack(env={"REDIS_URL": proxy.url}) as stack:
+        turn()
+        quick = statistics.median(turn() for _ in range(11))
+        proxy.to_client.latency_seconds = 0.04  # each answer is in time
+        assert statistics.median(turn() for _ in range(11)) < quick + 0.05 + 0.03
+        proxy.to_client.latency_seconds = 10.0  # and now there is none
+        assert max(turn() for _ in range(5)) < quick + 0.05 + 0.15
 
 
 def test_a_slow_valkey_is_a_miss_and_a_broken_one_gives_no_foreign_byte(account: Account) -> None:

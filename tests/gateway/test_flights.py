@@ -12,6 +12,7 @@ from governance.gateway.flights import DECLINED_SECONDS, LEASE_SECONDS, Ended, F
 from governance.gateway.lookups import Lookups
 from governance.response_cache.entries import Names
 from governance.valkey.link import Link
+from tests.chaos_proxy import ChaosProxy
 
 
 @dataclass
@@ -69,4 +70,31 @@ async def test_a_lease_of_another_worker_is_waited_for(worker: Worker) -> None:
     assert not leads
     await worker.link.ask("DEL", worker.names.lease(worker.digest))
     assert await asyncio.wait_for(flight.done, 2) is Ended.FAILED
+    worker.link.close()
+
+
+async def test_a_lease_that_came_too_late_to_be_waited_for_goes_with_its_flight(worker: Worker) -> None:
+    """Else whoever asks the same within five seconds would wait for nobody."""
+    proxy = ChaosProxy(settings.REDIS_URL)
+    await proxy.start()
+    slow = Link(proxy.url)
+    await slow.ask("PING")
+    proxy.to_client.latency_seconds = 0.02
+    flights = Flights(slow, slow, Lookups(slow, lambda what: None), worker.names)
+    for ends_first in (True, False):
+        flight = flights.begin(worker.digest, None)
+        assert await flights.leads(flight, asyncio.get_running_loop().time() + 0.005)
+        assert not flight.leased
+        assert 0 < await worker.lasts_ms() <= LEASE_SECONDS * 1000
+        if ends_first:
+            flights.end(flight, Ended.FAILED)
+        await asyncio.sleep(0.1)
+        if not ends_first:
+            assert flight.leased
+            flights.end(flight, Ended.FAILED)
+            await asyncio.sleep(0.1)
+        assert await worker.lasts_ms() == -2
+    slow.close()
+    await proxy.stop()
+    proxy.cut_all()
     worker.link.close()

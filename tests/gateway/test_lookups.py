@@ -13,7 +13,7 @@ import pytest
 from django.conf import settings
 
 from governance.gateway.conversations import Conversations
-from governance.gateway.lookups import NO_ANSWER, Lookups
+from governance.gateway.lookups import NO_ANSWER, Lookups, begin_call, seconds_left
 from governance.gateway.summaries import Summaries
 from governance.valkey.link import Link
 from tests.chaos_proxy import ChaosProxy
@@ -88,5 +88,47 @@ async def test_it_is_back_once_a_probe_is_answered_in_time_and_not_when_one_come
         while lookups.away:
             await asyncio.sleep(0.01)
     assert await lookups.get(name) == b"kept"
+    lookups.stop()
+    link.close()
+
+
+async def test_a_call_waits_for_all_its_look_ups_no_longer_than_for_one(proxy: ChaosProxy) -> None:
+    counts: Counter[str] = Counter()
+    link = Link(proxy.url)
+    lookups = Lookups(link, lambda what: counts.update((what,)))
+    assert await lookups.get("warm") is None
+    proxy.to_client.latency_seconds = 0.03
+
+    async def call() -> tuple[list[bytes | None], float]:
+        begin_call()
+        began = monotonic()
+        found = [await lookups.get(name) for name in ("one", "another", "a third")]
+        return found, monotonic() - began
+
+    for _ in range(2):  # and the next call has all its time again
+        found, seconds = await asyncio.create_task(call())
+        assert found == [None, NO_ANSWER, NO_ANSWER]
+        assert 0.045 < seconds < 0.085
+    assert counts == {"late": 4}
+    assert not lookups.away, "it answers in time, whoever asks for one thing only"
+    await asyncio.sleep(0.1)
+    assert await lookups.get("nobody's call") is None
+    lookups.stop()
+    link.close()
+
+
+async def test_what_a_call_looks_up_at_the_same_time_is_waited_for_once(proxy: ChaosProxy) -> None:
+    link = Link(proxy.url)
+    lookups = Lookups(link, lambda what: None)
+    assert await lookups.get("warm") is None
+    proxy.to_client.latency_seconds = 0.02
+
+    async def call() -> float:
+        begin_call()
+        assert await asyncio.gather(*map(lookups.get, ("one", "another", "a third"))) == [None] * 3
+        return seconds_left()
+
+    assert 0.0 < await asyncio.create_task(call()) < 0.031
+    assert seconds_left() == 0.05, "what is nobody's call has all the time"
     lookups.stop()
     link.close()
