@@ -2,21 +2,21 @@
 
 An attempt like any other: bounded, held, charged, a row of its own (purpose `classify`), in the sum of its
 call. It never stands in a call's way: no room in a budget, no answer in time, an answer that is no label, and
-the policy's `otherwise` is taken. What was answered is remembered in this process, by tenant, under a digest
-of the text that no other tenant can compute; the text itself is not kept.
+the policy's `otherwise` is taken. What was answered is remembered over all workers, by tenant, under a digest
+of the text that no other tenant can compute; the text itself is not kept (labels.py).
 """
 
 from typing import TYPE_CHECKING
 
 from governance.gateway import asides
 from governance.gateway.call_facts import last_text
+from governance.gateway.labels import LABELS
 from governance.routing.facts import excerpt
 from governance.routing.route import Classifier
 
 if TYPE_CHECKING:
     from governance.gateway.exchange import Exchange
 
-LABELS = ("simple", "complex", "edge")
 ANSWER_TOKENS = 8
 INSTRUCTION = (
     "You route requests between language models of different strength. You are shown one message of a user. "
@@ -43,7 +43,7 @@ async def classify(exchange: "Exchange", terms: Classifier) -> tuple[str | None,
     if exchange.inbound.dry_run:
         return None, "dry_run"
     labels, digest = exchange.gateway.labels, asides.digest(exchange, terms.by, INSTRUCTION, text)
-    known = labels.find(digest)
+    known = await labels.find(digest)
     if known is not None:
         return known, ""
     shown = f"<message>\n{text}\n</message>"

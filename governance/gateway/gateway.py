@@ -88,6 +88,7 @@ class Gateway:
         self.cached_replies = cached_replies
         self.conversations = Conversations(Link(redis_url), cached_replies.lookups)
         self.summaries = Summaries(Link(redis_url), cached_replies.lookups)
+        self.labels = Labels(Link(redis_url), cached_replies.lookups)
         self.body_budget = body_budget
         self.limits = limits
         self.periods = PeriodRows()
@@ -100,7 +101,6 @@ class Gateway:
         self.alerts = Alerts()
         self.breaker = Breaker(store, BREAKER_SECONDS)
         self.unended: dict[UUID, Earlier] = {}
-        self.labels = Labels()
         self._publisher: asyncio.Task[None] | None = None
 
     @classmethod
@@ -165,6 +165,7 @@ class Gateway:
         await self.kept_replies.stop()
         await self.conversations.stop()
         self.summaries.stop()
+        self.labels.stop()
         self.cached_replies.stop()
         await self.desk.stop(STOP_GRACE_SECONDS)
         self.metrics.publish(self._gauges(), self.cached_replies.counts)

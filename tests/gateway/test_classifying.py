@@ -1,17 +1,22 @@
 """A cheap model labels the message first: held, charged, recorded like any attempt, and never in the way."""
 
+import secrets
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx2
 import pytest
+import redis
+from django.conf import settings
 
 from governance.budgets.limits import set_budget
 from governance.core.money import NANOS_PER_USD
 from governance.desk.corrections import CreditRefused, credit_call
 from governance.desk.memo import charge_of_orphan
 from governance.gateway.labels import Labels
+from governance.gateway.lookups import Lookups
 from governance.ledger.models import BudgetPeriod
+from governance.valkey.link import Link
 from tenants.scope import platform_scope
 from tests.gateway.asking import ASK, assert_refused, post, script
 from tests.gateway.policies import govern
@@ -95,15 +100,47 @@ def test_a_classifier_that_thinks_unasked_still_says_its_word(account: Account, 
     assert_sound(account)
 
 
-def test_labels_are_forgotten_in_time_and_the_oldest_first() -> None:
-    labels = Labels(kept_max=2)
+def test_a_text_that_another_worker_had_labelled_is_not_asked_about_again(account: Account) -> None:
+    """Nor once this worker has started anew; and nothing of the text is kept."""
+    classify(account)
+    valkey = redis.from_url(settings.REDIS_URL)
+    before = set(valkey.keys("exchequer:label:*"))
+    with start_stack(workers=2) as stack:
+        post(stack, account, ask(QUICK))
+        wait_until(lambda: set(valkey.keys("exchequer:label:*")) - before, 5)
+        (name,) = set(valkey.keys("exchequer:label:*")) - before
+        assert valkey.get(name) == b"simple"
+        assert 3_500 < valkey.ttl(name) <= 3_600, "as long as the policy says"
+        post(stack, account, ask(QUICK), worker=1)
+        first, second = account.wait_for_calls(2)
+    assert (first.attempts, second.attempts, second.decision["classified"]) == (2, 1, "simple")
+
+
+def labels_of(link: Link, **terms: int) -> Labels:
+    return Labels(link, Lookups(link, lambda what: None), **terms)
+
+
+async def test_labels_are_forgotten_in_time_and_the_oldest_first() -> None:
+    """Without Valkey each worker knows its own."""
+    labels = labels_of(Link("redis://127.0.0.1:1/0"), kept_max=2)
     labels.keep(b"never", "simple", 0)
     for name in (b"a", b"b"):
         labels.keep(name, "simple", 60)
-    assert labels.find(b"a") == "simple"
+    assert await labels.find(b"a") == "simple"
     labels.keep(b"c", "edge", 60)
-    assert (labels.find(b"b"), labels.find(b"a"), labels.find(b"never")) == (None, "simple", None)
+    found = [await labels.find(name) for name in (b"b", b"a", b"never")]
+    assert found == [None, "simple", None]
     assert len(labels) == 2
+    labels.stop()
+
+
+async def test_what_is_no_label_is_none_wherever_it_stands() -> None:
+    link, digest = Link(settings.REDIS_URL), secrets.token_bytes(16)
+    labels = labels_of(link)
+    for planted, found in (("edge", "edge"), ("anything", None), (b"\xff", None), ("", None)):
+        await link.ask("SET", f"exchequer:label:{digest.hex()}", planted, "EX", 60)
+        assert await labels.find(digest) == found
+    labels.stop()
 
 
 @pytest.mark.parametrize("content", ["   ", [{"type": "text", "text": " "}]], ids=["blank", "blank block"])
