@@ -53,7 +53,6 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     prefill: bool = False
     sampling: bool = False
     forced_tools: bool = True
-    structured_output: bool = True
     system_messages: bool = True
     geo: bool = True
     fast: bool = False
@@ -228,8 +227,6 @@ def _what_stays(target: ModelFacts, takes: Capabilities, traits: RequestTraits) 
         yield _never("prefill", f"{model} takes no prefilled reply: the last message is the assistant's.")
     if traits.forced_tools and not takes.forced_tools:
         yield _never("forced_tools", f"{model} cannot be made to use a tool (tool_choice any or tool).")
-    if traits.structured_output and not takes.structured_output:
-        yield _never("structured_output", f"It is not known whether {model} takes output_config.format.")
     if traits.system_messages and not takes.system_messages:
         yield _never("system_messages", f"{model} takes no system message among the messages.")
     if traits.inference_geo is not None and not takes.geo:

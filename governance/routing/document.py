@@ -192,7 +192,7 @@ class SystemText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class JsonOutput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Ask for JSON of this schema: output_config.format, or a prefilled reply where only that is taken."""
+    """Ask for JSON of this schema, by output_config.format."""
 
     schema: dict[str, object]
 

@@ -188,20 +188,10 @@ class _Work:
     def ask_for_json(self, route: Route) -> None:
         terms, target = route.json_output, self.target
         assert terms is not None
-        takes = capabilities_of(target) if target is not None else None
-
-        def rewrite(draft: Draft) -> Draft | NotDone:
-            return json_output.json_output(
-                draft,
-                terms.schema,
-                takes_format=takes is not None and takes.structured_output,
-                takes_prefill=takes is not None and takes.prefill,
-            )
-
-        if takes is not None and takes.structured_output:
-            self.do("json-output", rewrite)
+        if target is None or capabilities_of(target) is None:
+            self.reasons.append(f"json-output: it is not known what {self.draft.fields.model} takes")
         else:
-            self.say("json-output", rewrite)
+            self.do("json-output", lambda draft: json_output.json_output(draft, terms.schema))
 
     def limit(self, route: Route) -> None:
         cap, replacement = route.max_tokens_cap, route.max_tokens_set
