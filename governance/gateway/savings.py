@@ -4,7 +4,7 @@
 of it read from or written to a cache. From there each layer's part is the difference that it makes, in the
 order of the path, so that the parts add up to baseline minus cost exactly:
 
-    response_cache   the answer was kept: nothing is paid
+    response_cache   the answer was kept: nothing is paid, so nothing is left for the others to save
     trimming         what rewrites took out of the prompt, less what they added to it
     routing          another model answered than was asked
     prompt_cache     reads at a fraction of the price, less the premium on writes, at breakpoints that we set
@@ -58,14 +58,11 @@ def of_answer(
     at: datetime,
 ) -> Savings:
     """`answer_nanos`: what the attempt cost whose answer the client got; `cost_nanos`: all attempts."""
-    served = tuple(passes)
-    uncached = tuple(replace(each, usage=each.usage.uncached) for each in served)
+    uncached = tuple(_uncached(each) for each in passes)
     routed = _cost(book, uncached, at)
     as_asked = tuple(_on_model(each, asked.model, book) for each in uncached)
     unrouted = _cost(book, as_asked, at)
-    baseline = unrouted
-    if asked.trimmed_bytes:
-        baseline = _cost(book, tuple(_untrimmed(each, asked) for each in as_asked), at)
+    baseline = _whole(asked, as_asked, book, at)
     layers = {
         "trimming": baseline - unrouted,
         "routing": unrouted - routed,
@@ -78,8 +75,15 @@ def of_answer(
 def of_hit(asked: Asked, passes: Iterable[Pass], book: PriceBook, at: datetime) -> Savings:
     """An answer from the response cache; `passes`: what it took to make it, priced as of today."""
     as_asked = tuple(_on_model(_uncached(each), asked.model, book) for each in passes)
-    baseline = _cost(book, as_asked, at)
+    baseline = _whole(asked, as_asked, book, at)
     return Savings(baseline, {"response_cache": baseline} if baseline else {})
+
+
+def _whole(asked: Asked, passes: tuple[Pass, ...], book: PriceBook, at: datetime) -> int:
+    """What the passes cost with the whole prompt."""
+    if asked.trimmed_bytes:
+        passes = tuple(_untrimmed(each, asked) for each in passes)
+    return _cost(book, passes, at)
 
 
 def _uncached(served: Pass) -> Pass:

@@ -142,6 +142,20 @@ def test_a_hit_is_byte_identical_costs_nothing_and_says_what_it_saved(
     assert len(account.entries()) == len(bill)
 
 
+def test_a_hit_is_compared_with_the_whole_prompt_as_its_miss_was(pair: Stack) -> None:
+    """What a rule took out of the prompt is in the baseline of both; the hit owes all of it to the cache."""
+    account = make_tenant()
+    then = "{system: {text: Be brief., mode: replace}, cache: {ttl_seconds: 600}}"
+    govern(account, f"rules: [{{name: a rule, then: {then}}}]")
+    content = {**ASK, "model": "claude-haiku-4-5", "system": "Be polite, and never rude to anybody. " * 200}
+    ask(pair, account, content, headers={})
+    until_hit(pair, account, content, headers={})
+    missed, *_, hit = account.wait_for_calls(2)
+    assert set(missed.decision["savings"]) == {"trimming"}
+    assert hit.baseline_nanos == missed.baseline_nanos > 3 * missed.cost_nanos
+    assert hit.decision["savings"] == {"response_cache": hit.baseline_nanos}
+
+
 def test_the_sdk_reads_the_same_message_from_every_form(pair: Stack, account: Account) -> None:
     """Kept from JSON and from a stream, replayed as either: one Message, with its signatures and usage."""
     asked = {"model": MODEL, "max_tokens": 4000, "messages": HELLO, "thinking": {"type": "adaptive"}}

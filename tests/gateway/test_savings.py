@@ -104,6 +104,22 @@ def test_a_kept_answer_saves_what_it_would_cost_today_as_asked(book: PriceBook) 
     assert (hit.baseline_nanos, hit.layers) == (4_200_000, {"response_cache": 4_200_000})
 
 
+@settings(max_examples=300, derandomize=True, deadline=None)
+@given(
+    model=_models, passes=_passes, sent=st.integers(2, 10**6), trimmed=st.integers(-100, 10**6),
+    beside=st.integers(0, 10**9),
+)  # fmt: skip
+def test_a_kept_answer_is_compared_with_what_its_first_call_was(
+    book: PriceBook, model: str, passes: list[Pass], sent: int, trimmed: int, beside: int
+) -> None:
+    """Miss and hit of the same body have one baseline, and the hit saves all of it."""
+    asked = Asked(model, sent, trimmed)
+    missed, _ = answered(book, asked, *passes, beside_nanos=beside)
+    hit = of_hit(asked, passes, book, NOW)
+    assert hit.baseline_nanos == missed.baseline_nanos
+    assert sum(hit.layers.values()) == hit.baseline_nanos
+
+
 def test_a_model_that_nobody_knows_claims_no_saving(book: PriceBook) -> None:
     saved, cost = answered(book, Asked("claude-unheard-of-9", 800), Pass(HAIKU, Usage(1000)))
     assert (saved.baseline_nanos, saved.layers) == (cost, {})
