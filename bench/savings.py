@@ -6,7 +6,7 @@
 The workload: prompts of about 800 tokens, answers of about 400, asked of Opus; 35 % are repeats, 60 % are
 simple tasks. The policy (POLICY) shortens the system prompt, keeps answers for a day, sends simple tasks to
 Haiku and lets Haiku judge what its rules cannot tell. The table's sums are read from the calls' rows and
-compared with the ledger, and with the bill of the simulator.
+compared with the ledger, and with the simulator's bill at list prices.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import json
 import random
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -23,8 +24,11 @@ from rich.progress import Progress
 from rich.table import Table
 
 from bench.stack import Stack, running_stack
+from governance.core.clock import utcnow
 from governance.core.money import format_usd
+from governance.core.usage import served_passes
 from governance.ops.processes import CannotRun
+from governance.simulator.bill import read_bill
 
 REQUESTS, CALLERS, SEED = 50_000, 32, 1121
 REPEATS_PERCENT, SIMPLE_PERCENT, UNCLEAR_PERCENT = 35, 60, 15
@@ -64,13 +68,14 @@ _WORDS = ("spade", "rake", "hedge", "soil", "clay", "water", "shovel", "frost", 
 
 @dataclass(frozen=True, slots=True)
 class Sums:
-    """Of all calls' rows, in nano-dollars; `entries_nanos` of the ledger, `billed` by the simulator."""
+    """Of all calls' rows, in nano-dollars; `entries_nanos` of the ledger, `billed_nanos` by the simulator."""
 
     calls: int
     attempts: int
     baseline_nanos: int
     cost_nanos: int
     entries_nanos: int
+    billed_nanos: int
     layers: dict[str, int]
 
 
@@ -137,8 +142,10 @@ def publish_policy() -> None:
         publish(create_policy(tenant, scope="tenant", name="savings", draft=POLICY))
 
 
-def read_sums() -> Sums:
+def read_sums(bill: Path) -> Sums:
     from django.db import connection
+
+    from governance.pricing.loading import load_book
 
     def row(sql: str) -> Any:
         with connection.cursor() as cursor:
@@ -152,7 +159,10 @@ def read_sums() -> Sums:
     layers = row(
         "SELECT key, sum(value::bigint) FROM calls_call, jsonb_each_text(decision->'savings') GROUP BY key"
     )
-    return Sums(calls, attempts, int(baseline), int(cost), int(entries), {k: int(v) for k, v in layers})
+    book, now = load_book(connection), utcnow()
+    billed = sum(book.rate(served_passes(line), now).cost_nanos for line in read_bill(bill))
+    saved = {layer: int(nanos) for layer, nanos in layers}
+    return Sums(calls, attempts, int(baseline), int(cost), int(entries), billed, saved)
 
 
 def show(sums: Sums, requests: int) -> list[str]:
@@ -183,6 +193,8 @@ def show(sums: Sums, requests: int) -> list[str]:
         wrong.append("The layers do not add up to baseline less cost.")
     if sums.entries_nanos != sums.cost_nanos:
         wrong.append(f"The ledger says {format_usd(sums.entries_nanos)}.")
+    if sums.billed_nanos != sums.cost_nanos:
+        wrong.append(f"The simulator billed {format_usd(sums.billed_nanos)}.")
     return wrong
 
 
@@ -196,7 +208,7 @@ def main() -> None:
             publish_policy()
             statuses = asyncio.run(send(stack, bodies(arguments.requests), progress))
             wait_until_written(arguments.requests)
-            sums = read_sums()
+            sums = read_sums(stack.bill)
     except CannotRun as error:
         sys.exit(str(error))
     wrong = show(sums, arguments.requests)

@@ -40,7 +40,7 @@ class Server:
 class Stack:
     """`key` has budgets that last; `poor_key` belongs to a tenant whose budget is spent; the policy of
     `cached_key` has every answer kept. `streams_gateway` only holds streams open: what they leave behind
-    would count as memory of the worker that is under load."""
+    would count as memory of the worker that is under load. `bill`: the simulator's, unless it is plain."""
 
     simulator: Server
     passthrough: Server
@@ -50,6 +50,7 @@ class Stack:
     key: str
     poor_key: str
     cached_key: str
+    bill: Path
 
 
 @contextmanager
@@ -70,13 +71,12 @@ def running_stack(*, script: dict[str, Any] | None = None, plain: bool = True) -
     try:
         _use(servers, folder)
         keys = _make_tenants()
+        bill = folder / "bill.jsonl"
+        how = ["--plain"] if plain else ["--bill", str(bill), "--no-fsync"]
         script_text = json.dumps(script or {"deltas": DELTAS, "chunk_delay_ms": CHUNK_DELAY_MS})
         simulator = start(
             "simulator",
-            [
-                *("-m", "governance.simulator", *(["--plain"] if plain else [])),
-                *("--script", script_text, "--fd", "{fd}"),
-            ],
+            ["-m", "governance.simulator", *how, "--script", script_text, "--fd", "{fd}"],
             "/v1/models",
         )
         upstream = f"http://127.0.0.1:{simulator.port}"
@@ -84,7 +84,7 @@ def running_stack(*, script: dict[str, Any] | None = None, plain: bool = True) -
         passthrough = start("passthrough", ["-m", "bench.passthrough", "{fd}", upstream])
         worker = ["-m", "governance.ops.gateway_worker", "{fd}"]
         gateway, streams_gateway = start("gateway", worker), start("gateway of open streams", worker)
-        yield Stack(simulator, passthrough, gateway, streams_gateway, running.postgres.pid, *keys)
+        yield Stack(simulator, passthrough, gateway, streams_gateway, running.postgres.pid, *keys, bill)
     finally:
         for process in reversed(started):
             process.terminate()
