@@ -22,7 +22,7 @@ from governance.core.money import nanos_to_usd
 from governance.core.usage import Pass, Usage
 from governance.gateway.callers import legs_of
 from governance.gateway.rate_limits import BYTES_PER_TOKEN
-from governance.gateway.responses import GatewayResponse
+from governance.gateway.responses import PRIVATE, GatewayResponse
 
 if TYPE_CHECKING:
     from governance.gateway.charging import Promise
@@ -57,7 +57,7 @@ async def report(exchange: "Exchange", promise: "Promise | None") -> GatewayResp
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", b"%d" % len(body)),
-        (b"cache-control", b"private, no-store"),
+        *PRIVATE,
         (b"request-id", str(exchange.id).encode()),
         (b"exchequer-dry-run", b"true"),
     ]

@@ -6,7 +6,7 @@ import msgspec
 
 from governance.calls.models import Outcome
 from governance.gateway import call_record
-from governance.gateway.responses import GatewayResponse
+from governance.gateway.responses import PRIVATE, GatewayResponse
 from governance.response_cache.replay import events_of_message
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def template_answer(exchange: "Exchange", text: str) -> GatewayResponse:
     headers = [
         (b"content-type", b"text/event-stream; charset=utf-8" if stream else b"application/json"),
         (b"content-length", b"%d" % len(body)),
-        (b"cache-control", b"private, no-store"),
+        *PRIVATE,
         (b"request-id", call_id),
         (b"exchequer-call-id", call_id),
         (b"exchequer-decision", exchange.decision_header),

@@ -183,19 +183,43 @@ def test_the_sdk_reads_the_same_message_from_every_form(pair: Stack, account: Ac
     assert reasons.count("cached") >= 10
 
 
-def test_ours_may_not_be_kept_by_anybody_in_between(pair: Stack, account: Account) -> None:
+def test_ours_may_not_be_kept_by_anybody_in_between(pair: Stack) -> None:
     """cases H4: what is answered to a key is for that key alone."""
-    ask(pair, account, headers=cached())
-    answers = [
-        until_hit(pair, account, headers=cached()),
-        post(pair, account, b"{"),
-        post(pair, None, headers={"x-api-key": "nobody's"}),
-        post(pair, account, method="GET", path="/api/oauth/usage"),
-    ]
-    assert [answer.status_code for answer in answers] == [200, 400, 401, 200]
-    for answer in answers:
-        assert answer.headers["cache-control"] == "private, no-store"
-        assert answer.headers["vary"] == "authorization, x-api-key"
+    account = make_tenant()
+    govern(
+        account,
+        """
+        rules:
+          - {name: Said, when: {tags: {kind: answer}}, then: {answer: {text: Hi.}}}
+          - {name: Refused, when: {tags: {kind: deny}}, then: {deny: Not this.}}
+          - {name: Kept, then: {cache: {ttl_seconds: 600}}}
+        """,
+    )
+    answer, deny = ({"exchequer-tags": f"kind={kind}"} for kind in ("answer", "deny"))
+    dry = {"exchequer-dry-run": "true"}
+    once = {"idempotency-key": account.tenant.slug, "exchequer-cache-control": "no-store"}
+    for headers in ({}, once):
+        ask(pair, account, headers=headers)
+    account.wait_for_calls(2)
+    answers = {
+        "a hit": (200, until_hit(pair, account, headers={})),
+        "a replay": (200, post(pair, account, headers=once)),
+        "a template": (200, post(pair, account, headers=answer)),
+        "a template's stream": (200, post(pair, account, {**ASK, "stream": True}, headers=answer)),
+        "a dry run": (200, post(pair, account, headers=dry)),
+        "a template's dry run": (200, post(pair, account, headers=answer | dry)),
+        "usage": (200, post(pair, account, method="GET", path="/api/oauth/usage")),
+        "a policy's refusal": (400, post(pair, account, headers=deny)),
+        "a body that does not read": (400, post(pair, account, b"{")),
+        "a key that nobody has": (401, post(pair, None, headers={"x-api-key": "nobody's"})),
+        "a path that there is not": (404, post(pair, account, path="/v1/nothing")),
+        "a method that there is not": (405, post(pair, account, method="DELETE")),
+    }
+    for what, (status, response) in answers.items():
+        assert response.status_code == status, what
+        assert response.headers["cache-control"] == "private, no-store", what
+        assert response.headers["vary"] == "authorization, x-api-key", what
+    assert answers["a replay"][1].headers["exchequer-replayed"] == "true"
 
 
 # --- Whose it is ----------------------------------------------------------------------------------
