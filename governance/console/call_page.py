@@ -31,7 +31,7 @@ BASIS_TEXTS = {
     "full_hold": "the whole hold, because the outcome is unknown",
 }
 
-SHOWN_APART = {"refused", "rule", "policy", "prompt_cache", "savings"}
+SHOWN_APART = {"refused", "rule", "policy", "prompt_cache", "response_cache", "savings"}
 
 
 def call_context(call: Call) -> dict[str, Any]:

@@ -3,13 +3,15 @@
 from collections.abc import Iterable
 from typing import Any
 
-from django.db.models import Count, Q, QuerySet, Sum
-from django.db.models.functions import Coalesce, TruncDate
+from django.db.models import BigIntegerField, Count, Q, QuerySet, Sum
+from django.db.models.fields.json import KeyTextTransform, KeyTransform
+from django.db.models.functions import Cast, Coalesce, TruncDate
 from django.http import HttpRequest
 
 from governance.calls.models import Call
 from governance.console.access import access_of
 from governance.console.display import short_usd
+from governance.console.rule_sums import by_rule
 from governance.console.savings_page import WINDOWS, WORDS, percent, saved_by
 from governance.core.clock import utcnow
 from governance.core.ids import id_floor
@@ -42,7 +44,7 @@ def response_cache_context(request: HttpRequest) -> dict[str, Any]:
         "total": _row(sums),
         "saved": short_usd(int(sums["saved"])),
         "groups": [
-            ("By rule", "Rule", [{**row, "of": row["of"] or "—"} for row in _grouped(calls, "rule")]),
+            ("By rule", "Rule", _rules(calls)),
             ("By API key", "API key", [{**row, "of": names.get(row["of"], "—")} for row in by_key]),
             ("By day", "Day, UTC", list(_grouped(calls.annotate(day=TruncDate("at")), "day", newest=True))),
         ],
@@ -54,6 +56,18 @@ def _grouped(calls: "QuerySet[Any]", by: str, *, newest: bool = False) -> Iterab
     """Where most was saved first, or the newest."""
     found = calls.values(by).annotate(**_FIGURES).order_by(f"-{by}" if newest else "-saved", by)[:ROWS_MAX]
     return [{"of": row[by], **_row(row)} for row in found]
+
+
+def _rules(calls: "QuerySet[Any]") -> list[dict[str, Any]]:
+    """Of each rule that has `cache`, which need not be the one that chose the model."""
+    of = KeyTransform("response_cache", "decision")
+    found = calls.values(
+        cache_rule=KeyTextTransform("rule", of),
+        version=Cast(KeyTextTransform("version", of), BigIntegerField()),
+    ).annotate(**_FIGURES)
+    sums = by_rule(({**row, "rule": row["cache_rule"]} for row in found), _FIGURES)
+    sums.sort(key=lambda row: (-row["saved"], row["rule"] or ""))
+    return [{"of": row["rule"] or "—", "in": row["policy"], **_row(row)} for row in sums[:ROWS_MAX]]
 
 
 def _row(row: dict[str, Any]) -> dict[str, Any]:

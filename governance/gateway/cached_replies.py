@@ -75,8 +75,10 @@ async def find(exchange: "Exchange") -> GatewayResponse | None:
     """
     assert exchange.route is not None
     assert exchange.route.cache is not None
-    terms, replies, inbound = exchange.route.cache, exchange.gateway.cached_replies, exchange.inbound
+    route, terms = exchange.route, exchange.route.cache
+    replies, inbound = exchange.gateway.cached_replies, exchange.inbound
     exchange.cache = "bypass"
+    exchange.decision["response_cache"] = {"rule": route.cache_rule, "version": route.cache_version_id}
     if inbound.cache_control == "no-store" or not _is_repeatable(exchange):
         replies.count("bypass")
         return None

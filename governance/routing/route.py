@@ -40,6 +40,9 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     max_tokens_set: int | None = None
     stop_sequences: tuple[str, ...] = ()
     cache: Cache | None = None
+    cache_rule: str | None = None
+    cache_version_id: int | None = None
+    """The rule that has `cache`, which need not be the one that chose the model."""
     prompt_cache: PromptCache | None = None
     history: History | None = None
     summarise_by: str | None = None

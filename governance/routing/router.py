@@ -278,12 +278,15 @@ class Router:
             ]
         )
         chose, why = _reason(counts)
+        keeps = counts.get("cache")
         return route_of(
             fields,
             applied=applied,
             rule=None if chose is None else chose.name,
             version_id=None if chose is None else chose.version_id,
             why=why,
+            cache_rule=None if keeps is None else keeps[0].name,
+            cache_version_id=None if keeps is None else keeps[0].version_id,
             sticky=self._as_asked.sticky,
             degraded=degraded,
             ceiling=ceiling,

@@ -1,6 +1,7 @@
 """What the response cache did, by rule, key and day; and purging it in the browser and by command."""
 
 import io
+from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -8,8 +9,9 @@ from django.core.management import CommandError, call_command
 from governance.audit.models import AuditEvent
 from governance.core.money import format_usd
 from governance.response_cache.models import CachePurge
+from governance.routing.policies import create_policy, publish, save_draft
 from tenants.scope import platform_scope
-from tests.console.cast import House, browser, make_call
+from tests.console.cast import House, browser, make_call, policy_text
 
 PAGE = "/admin/response-cache/"
 ADD = "/admin/response_cache/cachepurge/add/"
@@ -21,24 +23,57 @@ def purges_of(house: House) -> list[tuple[str, str]]:
     return [(row.kind, row.value) for row in rows]
 
 
+def kept_by(house: House, rule: str, version: int | None = None) -> dict[str, Any]:
+    """What the decision of a call says of the rule that has `cache`."""
+    return {"response_cache": {"rule": rule, "version": version or house.policy.live_id}}
+
+
 def test_the_page_counts_the_calls_of_the_own_tenant_only(alice: House, bob: House) -> None:
     with platform_scope():
         for _ in range(3):
             make_call(
                 alice,
                 cache="hit",
-                rule=f"{alice.canary}-faq",
-                decision={"savings": {"response_cache": 5_000_000_001}},
+                decision={
+                    "savings": {"response_cache": 5_000_000_001},
+                    **kept_by(alice, f"{alice.canary}-faq"),
+                },
             )
-        make_call(alice, cache="miss", rule=f"{alice.canary}-faq", decision={"savings": {"routing": 7}})
-        make_call(alice, cache="bypass", rule=f"{alice.canary}-faq")
-        make_call(bob, cache="hit", rule=f"{bob.canary}-rule")
+        make_call(
+            alice,
+            cache="miss",
+            decision={"savings": {"routing": 7}, **kept_by(alice, f"{alice.canary}-faq")},
+        )
+        make_call(alice, cache="bypass", decision=kept_by(alice, f"{alice.canary}-faq"))
+        make_call(bob, cache="hit", decision=kept_by(bob, f"{bob.canary}-rule"))
     page = browser(alice.person("viewer")).get(PAGE).content.decode()
     for text in ("75.0 %", format_usd(15_000_000_003), f"{alice.canary}-faq", f"{alice.canary}-key"):
         assert text in page, text
     assert bob.canary not in page
     assert ADD not in page, "a viewer purges nothing"
     assert ADD in browser(alice.person("admin")).get(PAGE).content.decode()
+
+
+def test_the_rule_that_keeps_is_credited_not_the_one_that_chose_the_model(alice: House) -> None:
+    """In its policy, whichever version of it was live; a rule of the same name elsewhere is another one."""
+    house = alice
+    with platform_scope():
+        again = publish(save_draft(house.policy, policy_text(house.canary) + "\n")).policy
+        whole = publish(
+            create_policy(house.tenant, scope="tenant", name="Whole", draft=policy_text(house.canary))
+        ).policy
+        for version, cache in (
+            (house.policy.live_id, "miss"),
+            (again.live_id, "hit"),
+            (again.live_id, "hit"),
+            (whole.live_id, "hit"),
+        ):
+            make_call(house, cache=cache, rule="The model", decision=kept_by(house, "Keeps", version))
+    page = browser(house.person("viewer")).get(PAGE)
+    rows = {title: rows for title, _, rows in page.context["groups"]}["By rule"]
+    found = {(row["in"], row["of"]): (row["hits"], row["misses"]) for row in rows}
+    assert found == {(f"{house.canary}-policy", "Keeps"): (2, 1), ("Whole", "Keeps"): (1, 0)}
+    assert "The model" not in page.content.decode()
 
 
 def test_the_page_teaches_where_nothing_was_looked_up(alice: House) -> None:

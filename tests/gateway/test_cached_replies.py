@@ -156,6 +156,24 @@ def test_a_hit_is_compared_with_the_whole_prompt_as_its_miss_was(pair: Stack) ->
     assert hit.decision["savings"] == {"response_cache": hit.baseline_nanos}
 
 
+def test_a_call_says_which_rule_keeps_answers(pair: Stack) -> None:
+    """docs/policies/faq-cache.yaml has two rules for it: one that keeps, and one that chooses the model."""
+    account = make_tenant()
+    govern(
+        account,
+        """
+        rules:
+          - {name: An hour, then: {cache: {ttl_seconds: 3600}}}
+          - {name: To Haiku, then: {route: {tier: haiku}}}
+        """,
+    )
+    ask(pair, account, headers={})
+    until_hit(pair, account, headers={})
+    for call in account.wait_for_calls(2):
+        assert call.rule == "To Haiku"
+        assert call.decision["response_cache"] == {"rule": "An hour", "version": call.policy_version}
+
+
 def test_the_sdk_reads_the_same_message_from_every_form(pair: Stack, account: Account) -> None:
     """Kept from JSON and from a stream, replayed as either: one Message, with its signatures and usage."""
     asked = {"model": MODEL, "max_tokens": 4000, "messages": HELLO, "thinking": {"type": "adaptive"}}
