@@ -5,6 +5,7 @@ from typing import Any
 from governance.budgets.models import Budget
 from governance.calls.models import Attempt, Call
 from governance.console.budget_figures import scope_names
+from governance.console.cache_words import cache_words
 from governance.console.display import STATE_LABELS, Bar, bar_html, scope_text, when, window_text
 from governance.console.request_shape import describe
 from governance.console.savings_rows import policy_words, savings_rows
@@ -51,6 +52,7 @@ def call_context(call: Call) -> dict[str, Any]:
         "held": format_usd(call.held_nanos),
         "baseline": format_usd(call.baseline_nanos) if call.baseline_nanos is not None else None,
         "decision": sorted((name, value) for name, value in call.decision.items() if name not in SHOWN_APART),
+        "cache": cache_words(call),
         "policy": policy_words(call),
         "savings": savings_rows(call),
         "refused": refusal(call),

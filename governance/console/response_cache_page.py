@@ -10,6 +10,7 @@ from django.http import HttpRequest
 
 from governance.calls.models import Call
 from governance.console.access import access_of
+from governance.console.cache_words import REMEDIES
 from governance.console.display import short_usd
 from governance.console.rule_sums import by_rule
 from governance.console.savings_page import WINDOWS, WORDS, percent, saved_by
@@ -48,6 +49,7 @@ def response_cache_context(request: HttpRequest) -> dict[str, Any]:
             ("By API key", "API key", [{**row, "of": names.get(row["of"], "—")} for row in by_key]),
             ("By day", "Day, UTC", list(_grouped(calls.annotate(day=TruncDate("at")), "day", newest=True))),
         ],
+        "not_kept": list(_not_kept(calls)),
         "may_purge": access.manages_something,
     }
 
@@ -68,6 +70,14 @@ def _rules(calls: "QuerySet[Any]") -> list[dict[str, Any]]:
     sums = by_rule(({**row, "rule": row["cache_rule"]} for row in found), _FIGURES)
     sums.sort(key=lambda row: (-row["saved"], row["rule"] or ""))
     return [{"of": row["rule"] or "—", "in": row["policy"], **_row(row)} for row in sums[:ROWS_MAX]]
+
+
+def _not_kept(calls: "QuerySet[Any]") -> Iterable[dict[str, Any]]:
+    """Why answers were not kept, the most frequent reason first."""
+    why = KeyTextTransform("not_kept", KeyTransform("response_cache", "decision"))
+    found = calls.annotate(why=why).exclude(why=None).values("why").annotate(calls=Count("pk"))
+    for row in found.order_by("-calls", "why")[:ROWS_MAX]:
+        yield {**row, "remedy": REMEDIES.get(row["why"], "")}
 
 
 def _row(row: dict[str, Any]) -> dict[str, Any]:

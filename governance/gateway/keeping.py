@@ -64,7 +64,7 @@ class Keeping:
         is_stream = content is None
         why_not = self._why_not(exchange, status, headers, body, charge, is_stream)
         if why_not is not None:
-            return self.decline()
+            return self.decline(exchange, why_not)
         found = facts.told(exchange, content or b"") if exchange.asked is None else None
         entry = Entry(
             stored_at=time(),
@@ -89,8 +89,9 @@ class Keeping:
         self._replies.count("kept")
         self._end(entry, ("SET", name, value, "EX", self.terms.ttl_seconds))
 
-    def decline(self) -> None:
-        """The answer is complete and cannot be kept."""
+    def decline(self, exchange: "Exchange", why_not: str) -> None:
+        """The answer is complete and cannot be kept; the call's row says why."""
+        exchange.decision["response_cache"]["not_kept"] = why_not
         self._replies.count("not_kept")
         self._end(Ended.DECLINED)
 
@@ -127,8 +128,8 @@ class Keeping:
         if is_stream:
             try:
                 body = message_of_events(body)
-            except NotReplayable as error:
-                return str(error)
+            except NotReplayable:
+                return "not a stream that we can read"
         return why_not_kept(body, self.terms.also)
 
 

@@ -355,7 +355,7 @@ class EventStream:
         exchange = self._exchange
         if self._kept is None or not tap.stopped:
             if tap.stopped and exchange.keeping is not None:
-                exchange.keeping.decline()  # too long
+                exchange.keeping.decline(exchange, "too long")
             return settle()
         reply = (self._upstream.status, self._kept_headers, bytes(self._kept))
         if exchange.keeping is not None:

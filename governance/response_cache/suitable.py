@@ -26,8 +26,8 @@ _decode = msgspec.json.Decoder(_Message).decode
 
 
 def why_not_kept(message: bytes, also: Collection[str]) -> str | None:
-    """Why a Message may not be kept; None where it may. `also`: "tool_use" and "thinking" where the rule
-    wants those kept as well."""
+    """Why a Message may not be kept, in few words that go on the call's row; None where it may. `also`:
+    "tool_use" and "thinking" where the rule wants those kept as well."""
     try:
         found = _decode(message)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -35,7 +35,7 @@ def why_not_kept(message: bytes, also: Collection[str]) -> str | None:
     if found.type != "message" or not found.content:
         return "no content"
     if found.stop_reason not in KEPT_STOP_REASONS:
-        return f"stop reason {str(found.stop_reason)[:40]}"
+        return f"stop reason {_told(found.stop_reason)}"
     if found.container is not None:
         return "a container"
     kinds = {block.type for block in found.content}
@@ -46,9 +46,14 @@ def why_not_kept(message: bytes, also: Collection[str]) -> str | None:
     unknown = sorted(
         kind for kind in kinds if kind != "text" and kind not in _THINKING and not _is_of_tools(kind)
     )
-    return f"a block of type {unknown[0][:40]}" if unknown else None
+    return f"a block of type {_told(unknown[0])}" if unknown else None
 
 
 def _is_of_tools(kind: str) -> bool:
     """tool_use, server_tool_use, mcp_tool_use; tool_result, web_search_tool_result, …"""
     return kind.endswith(("tool_use", "tool_result"))
+
+
+def _told(name: str | None) -> str:
+    """A name that upstream wrote, as it may stand on a row."""
+    return name[:40] if name and name.isascii() and name.isprintable() else "unknown"

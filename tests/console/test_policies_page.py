@@ -298,6 +298,14 @@ def test_a_preview_shows_each_rules_terms_with_their_values_and_the_outcome(alic
     assert AuditEvent.objects.count() == before
 
 
+def test_a_preview_says_that_answers_with_thinking_are_kept_only_where_the_rule_says_so(alice: House) -> None:
+    member = browser(alice.person("admin"))
+    for cache, says in (("ttl_seconds: 60", True), ("ttl_seconds: 60, also: [thinking]", False)):
+        save_draft(alice.policy, f"rules: [{{name: Keeps, then: {{cache: {{{cache}}}}}}}]")
+        answer = member.post(page(alice.policy, "preview"), asked(body_of("Hello"), key=alice.key.key.pk))
+        assert ("answer with thinking is not kept" in answer.content.decode()) is says
+
+
 @pytest.mark.usefixtures("_prices")
 def test_a_preview_knows_how_full_the_budgets_of_a_key_are(alice: House) -> None:
     """cases I1: “above 99 %” fired at a few percent elsewhere, and nothing showed the figure."""

@@ -23,9 +23,9 @@ def purges_of(house: House) -> list[tuple[str, str]]:
     return [(row.kind, row.value) for row in rows]
 
 
-def kept_by(house: House, rule: str, version: int | None = None) -> dict[str, Any]:
+def kept_by(house: House, rule: str, version: int | None = None, **more: Any) -> dict[str, Any]:
     """What the decision of a call says of the rule that has `cache`."""
-    return {"response_cache": {"rule": rule, "version": version or house.policy.live_id}}
+    return {"response_cache": {"rule": rule, "version": version or house.policy.live_id, **more}}
 
 
 def test_the_page_counts_the_calls_of_the_own_tenant_only(alice: House, bob: House) -> None:
@@ -74,6 +74,25 @@ def test_the_rule_that_keeps_is_credited_not_the_one_that_chose_the_model(alice:
     found = {(row["in"], row["of"]): (row["hits"], row["misses"]) for row in rows}
     assert found == {(f"{house.canary}-policy", "Keeps"): (2, 1), ("Whole", "Keeps"): (1, 0)}
     assert "The model" not in page.content.decode()
+
+
+def test_why_answers_were_not_kept_is_counted_and_told_with_what_keeps_them(alice: House, bob: House) -> None:
+    with platform_scope():
+        for house, reason in (
+            (alice, "thinking"),
+            (alice, "thinking"),
+            (alice, "compressed"),
+            (bob, "too long"),
+        ):
+            call = make_call(house, cache="miss", decision=kept_by(house, "Keeps", not_kept=reason))
+    reader = browser(alice.person("viewer"))
+    assert reader.get(PAGE).context["not_kept"] == [
+        {"why": "thinking", "calls": 2, "remedy": "also: [thinking]"},
+        {"why": "compressed", "calls": 1, "remedy": ""},
+    ]
+    theirs = browser(bob.person("viewer")).get(f"/admin/calls/call/{call.pk}/change/").content.decode()
+    assert "the answer was not kept: too long" in theirs
+    assert "reply_bytes_max" in theirs
 
 
 def test_the_page_teaches_where_nothing_was_looked_up(alice: House) -> None:

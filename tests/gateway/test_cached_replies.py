@@ -306,28 +306,31 @@ def test_headers_that_change_the_answer_make_a_difference(pair: Stack, account: 
 
 # --- What is never kept ---------------------------------------------------------------------------
 @pytest.mark.parametrize(
-    "fields",
+    ("fields", "why"),
     [
-        {"stop_reason": "refusal"},
-        {"stop_reason": "max_tokens"},
-        {"stop_reason": "model_context_window_exceeded"},
-        {"stop_reason": "pause_turn"},
-        {"tool_use": True},
-        {"thinking": 50},
-        {"fault": "no_usage"},
-        {"compress": "gzip"},
-        {"text": "x" * 3_000},
-        {"error": {"type": "overloaded_error"}},
+        ({"stop_reason": "refusal"}, "stop reason refusal"),
+        ({"stop_reason": "max_tokens"}, "stop reason max_tokens"),
+        ({"stop_reason": "model_context_window_exceeded"}, "stop reason model_context_window_exceeded"),
+        ({"stop_reason": "pause_turn"}, "stop reason pause_turn"),
+        ({"tool_use": {"name": "look", "input": {}}, "text": "x"}, "tool use"),
+        ({"thinking": 50}, "thinking"),
+        ({"fault": "no_usage"}, "not a complete reply"),
+        ({"compress": "gzip"}, "compressed"),
+        ({"text": "x" * 3_000}, "too long"),
+        ({"error": {"type": "overloaded_error"}}, None),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
-def test_what_is_never_kept(pair: Stack, account: Account, fields: dict[str, Any], stream: bool) -> None:
+def test_what_is_never_kept_and_the_row_says_why(
+    pair: Stack, account: Account, fields: dict[str, Any], why: str | None, stream: bool
+) -> None:
     headers = {**cached("short"), **script(**fields)}
     content = {**ASK, "stream": stream, "max_tokens": 4000, "thinking": {"type": "adaptive"}}
     for _ in range(2):
         reply = ask(pair, account, content, headers=headers)
         assert reply.headers["exchequer-cache"] == "miss"
-    account.wait_for_calls(2)
+    for call in account.wait_for_calls(2):
+        assert call.decision["response_cache"].get("not_kept") == why
     assert len(account.entries()) == 2
 
 
