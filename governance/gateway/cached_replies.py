@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING
 from governance.calls.models import Outcome
 from governance.calls.request_facts import RequestFacts
 from governance.core.money import nanos_to_usd
-from governance.gateway import call_record, facts, savings
+from governance.gateway import call_record, cascade, conversations, facts, savings
 from governance.gateway.authentication import check_again, check_pauses
 from governance.gateway.body import ClientLeft
 from governance.gateway.flights import Ended, Flight, Flights
 from governance.gateway.keeping import Keeping
 from governance.gateway.lookups import Lookups, seconds_left
 from governance.gateway.model_list import check_models, models_asked
+from governance.gateway.other_model import why_not_allowed
 from governance.gateway.relay import own_headers
 from governance.gateway.responses import PRIVATE, GatewayResponse
 from governance.gateway.waiting import CLIENT_SHARE, LOOK_SECONDS, client_seconds
@@ -111,7 +112,8 @@ async def _digest(exchange: "Exchange", terms: Cache) -> bytes:
 
 
 def _digest_now(exchange: "Exchange", terms: Cache) -> bytes:
-    key, inbound = exchange.key, exchange.inbound
+    key, inbound, route = exchange.key, exchange.inbound, exchange.route
+    assert route is not None
     kind, scope_id = terms.scope, key.lineage_id
     if kind == "tenant":
         scope_id = key.tenant.id
@@ -134,6 +136,7 @@ def _digest_now(exchange: "Exchange", terms: Cache) -> bytes:
         volatile=terms.volatile,
         also=terms.also,
         account=key.tenant.credential_id,
+        ladder=route.cascade if cascade.applies(exchange) else None,
     )
 
 
@@ -233,7 +236,10 @@ async def _follow(exchange: "Exchange", flight: Flight, until: float) -> tuple[E
 
 # --- A hit --------------------------------------------------------------------------------------
 def _hit(exchange: "Exchange", entry: Entry) -> GatewayResponse | None:
-    """The response; None for an entry that cannot be told in the form that is asked for."""
+    """The response; None for an entry that cannot be told in the form that is asked for, or is of the second
+    step of a cascade, whose model this key may not use."""
+    if entry.asked_model != exchange.request.model and why_not_allowed(exchange, entry.asked_model):
+        return None
     wants_stream, body = exchange.request.stream, entry.body
     headers = entry.headers
     if wants_stream != entry.is_stream:
@@ -246,6 +252,9 @@ def _hit(exchange: "Exchange", entry: Entry) -> GatewayResponse | None:
         headers = [header for header in headers if header[0].lower() != b"content-type"]
         headers.append((b"content-type", content_type))
     exchange.cache = "hit"
+    if exchange.conversation is not None:
+        exchange.conversation.answered_by = entry.asked_model
+        conversations.answered(exchange)
     paid_nanos = 0 if exchange.earlier is None else exchange.earlier.paid_nanos
     exchange.decision["first_call"] = entry.call_id
     exchange.first_byte_ms = exchange.elapsed_ms()

@@ -72,7 +72,7 @@ async def _judged(
         why = await _doubt(exchange, attempt, response, ladder.terms.confidence, answer_in(message))
     if why is not None:
         exchange.decision["cascade"] = f"{ladder.first} ({why})"
-        return await _escalate(exchange, attempt, response, ladder.then)
+        return await _escalate(exchange, attempt, response, ladder.then, keeping)
     if keeping is not None:
         assert response.charged is not None
         charge, content = response.charged()
@@ -98,16 +98,26 @@ async def _doubt(
 
 
 async def _escalate(
-    exchange: Exchange, first: Attempt, response: GatewayResponse, model: str
+    exchange: Exchange,
+    first: Attempt,
+    response: GatewayResponse,
+    model: str,
+    keeping: "Keeping | None",
 ) -> GatewayResponse:
-    """The better model's reply, or the first one where that cannot be had for nothing."""
+    """The better model's reply, or the first one where that cannot be had for nothing; the first is kept for
+    nobody else."""
     calls = _ended(exchange, first, response)
     second: Attempt | str = "no_attempt_left"
     if fallbacks.may_begin_another(exchange):
         second = await fallbacks.held_for(exchange, model, "escalate")
     if not isinstance(second, Attempt):
         exchange.decision["cascade_not"] = f"{model} ({second})"
+        if keeping is not None:
+            keeping.decline(exchange, "not good enough")
         return _as_it_is(exchange, first, response)
+    if keeping is not None:
+        keeping.go_on(model)
+        exchange.keeping = keeping
     second.may_go_on = True
     better = await sending.send(exchange, second)
     refused = second.voided
@@ -116,6 +126,8 @@ async def _escalate(
     second.may_go_on = False
     calls.ended(second, None, refused.proof)
     exchange.decision["cascade_not"] = f"{model} ({second.upstream_status or 'unreachable'})"
+    if keeping is not None:
+        keeping.decline(exchange, "not good enough")
     return _as_it_is(exchange, first, response)
 
 

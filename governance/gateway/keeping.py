@@ -95,6 +95,10 @@ class Keeping:
         self._replies.count("not_kept")
         self._end(Ended.DECLINED)
 
+    def go_on(self, model: str) -> None:
+        """A cascade asks another model: the answer that may be kept is that one's."""
+        self.model = model
+
     def abandon(self) -> None:
         """The call has ended. Where it was not kept by now there is no answer for anybody else."""
         self._end(Ended.FAILED)

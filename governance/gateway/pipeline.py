@@ -52,9 +52,6 @@ async def create_message(exchange: Exchange) -> GatewayResponse:
         if exchange.route is not None and exchange.route.cache is not None and not exchange.inbound.dry_run:
             kept = await cached_replies.find(exchange)
             if kept is not None:
-                if exchange.conversation is not None:
-                    exchange.conversation.answered_by = exchange.request.model
-                    conversations.answered(exchange)
                 return kept
         if exchange.route is not None and exchange.route.prompt_cache is not None:
             prompt_caching.mark(exchange)

@@ -33,6 +33,7 @@ def entry_digest(
     volatile: Collection[str],
     also: Collection[str],
     account: int | None,
+    ladder: msgspec.Struct | None,
 ) -> bytes:
     """32 bytes. Whose entries are shared has no default: a caller that forgets it fails.
 
@@ -41,7 +42,8 @@ def entry_digest(
     before, so no key is in it twice. `volatile`: top-level fields that make no difference to this rule;
     another rule, to which they do, is given none of its answers.
     `also`: what the rule keeps that others do not, so that they do not get it either; signed thinking is of
-    use with one `account` upstream only.
+    use with one `account` upstream only. `ladder`: the cascade that the answer has passed or come to, so that
+    no answer which was not checked is taken for one that was, nor a better model's for the cheap one's.
     """
     others = sorted(
         f"{name}={value}"
@@ -49,7 +51,7 @@ def entry_digest(
         if name.startswith("anthropic-") and name not in UNLIKE_IN_NOTHING
     )
     kept = [sorted(volatile), *sorted(also), account if "thinking" in also else None]
-    head = [tenant_id, scope_kind, scope_id, model, version, sorted(betas), others, query, kept]
+    head = [tenant_id, scope_kind, scope_id, model, version, sorted(betas), others, query, kept, ladder]
     parts: list[bytes | msgspec.Raw] = [secret, _encode(head)]
     for name, value in sorted(_decode_fields(body).items()):
         if name != "stream" and name not in volatile:

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from governance.response_cache.key import DIGEST_BYTES, entry_digest
+from governance.routing.document import Cascade, Target
+from governance.routing.route import Ladder
 
 TERMS: dict[str, Any] = {
     "secret": b"s" * 32,
@@ -22,7 +24,9 @@ TERMS: dict[str, Any] = {
     "volatile": (),
     "also": (),
     "account": 1,
+    "ladder": None,
 }
+LADDER = Ladder("claude-haiku-5-5", "claude-opus-5-5", Cascade(Target(tier="haiku"), Target(tier="opus")))
 
 
 def digest(**changes: Any) -> bytes:
@@ -45,6 +49,7 @@ def digest(**changes: Any) -> bytes:
         {"query": "beta=true"},
         {"also": ("tool_use",)},
         {"also": ("thinking",)},
+        {"ladder": LADDER},
         {"body": b'{"model":"m","messages":[{"role":"user","content":"hello"}]}'},
         {"body": b'{"model":"m","messages":[{"role":"user","content":"Hello "}]}'},
         {"body": b'{"model":"m","messages":[{"role": "user","content":"Hello"}]}'},
