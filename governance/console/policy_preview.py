@@ -15,10 +15,13 @@ from governance.console.fields import MomentField, TagsField, field_of, offer
 from governance.core.clock import utcnow
 from governance.ledger.models import BudgetPeriod, DatabaseNow, limit_now
 from governance.pricing.loading import load_book
+from governance.pricing.queries import BROKEN_BOUNDS, REFUSED_NAMES
 from governance.pricing.tables import PriceBookIncomplete
 from governance.routing.document import Policy
+from governance.routing.facts import BUDGET_USED, CallFacts
 from governance.routing.models import RoutingPolicy, Scope
 from governance.routing.preview import Preview, preview
+from governance.routing.router import Router
 from governance.routing.telling import governed_keys
 from governance.routing.trial import router_with
 from tenants.models import ApiKey
@@ -63,7 +66,8 @@ class PreviewForm(forms.Form):
         max_value=100,
         required=False,
         widget=UnfoldAdminTextInputWidget(attrs={"type": "number"}),
-        help_text="Empty is what it is now: of the fullest hard budget that covers all calls of the key.",
+        help_text="Empty is what it is now: of the fullest hard budget that covers all calls of the key. "
+        "Without a key, of the budgets that its tenant or team shares.",
     )
     at = MomentField(label="Time", required=False, help_text="Empty is now.")
     use = forms.ChoiceField(
@@ -111,8 +115,8 @@ def previewed(policy: RoutingPolicy, text: Policy, data: dict[str, Any]) -> dict
     key, at = data["key"], data["at"] or utcnow()
     team_id = key.team_id if key else int(policy.scope_ref) if policy.scope == Scope.TEAM else None
     used = data["budget_used"]
-    if used is None and key is not None:
-        used = percent_used_now(key)
+    if used is None:
+        used = percent_used_now(policy.tenant_id, team_id, key)
     facts = _Proxy.load().pasted_facts(
         data["body"],
         tags={**(key.default_tags if key else {}), **data["tags"]},
@@ -122,25 +126,33 @@ def previewed(policy: RoutingPolicy, text: Policy, data: dict[str, Any]) -> dict
         latency=data["latency"],
         budget_used_percent=used,
     )
-    seen = preview(router_with(policy, text, key), facts)
-    names, reasons = _rewrites(seen, data["body"], at, key)
+    router = router_with(policy, text, key)
+    seen = preview(router, facts)
+    call = _outcome(router, seen, facts, data["body"], key)
+    depends_on = [*call.depends_on] if call else []
+    if key is None and data["budget_used"] is None and BUDGET_USED in router.asks:
+        depends_on.append("budget_used: a key's own budgets may be fuller; choose a key to see.")
     return {
         "seen": seen,
         "facts": facts,
         "outcome": outcome_words(seen),
-        "rewrites": names,
-        "not_done": reasons,
+        "call": call,
+        "depends_on": depends_on,
         "groups": _by_policy(policy, seen),
     }
 
 
-def percent_used_now(key: ApiKey) -> int | None:
-    """Of the fullest hard budget that covers every call of the key, spent and held; None without one. The
-    gateway counts those of end users, tags and sessions too, which a call names."""
+def percent_used_now(tenant_id: int, team_id: int | None, key: ApiKey | None) -> int | None:
+    """Of the fullest hard budget that covers every call of the key, spent and held; None without one. Without
+    a key: of those that cover whichever key of the team, or of the tenant, it is. The gateway counts those of
+    end users, tags and sessions too, which a call names."""
     with connection.cursor() as cursor:
-        cursor.execute(LOAD_TERMS, [key.tenant_id])
+        cursor.execute(LOAD_TERMS, [tenant_id])
         terms = [terms_from_row(row) for row in cursor.fetchall()]
-    legs = covering(terms, team_id=key.team_id, key_id=key.lineage_id).legs
+    if key is None:
+        shared = ("tenant",) if team_id is None else ("tenant", "team")
+        terms = [budget for budget in terms if budget.scope in shared]
+    legs = covering(terms, team_id=team_id, key_id=key.lineage_id if key else 0).legs
     wanted = {leg.key for leg in legs if leg.budget.hard}
     now = DatabaseNow()
     rows = BudgetPeriod.objects.filter(
@@ -161,16 +173,26 @@ def outcome_words(seen: Preview) -> list[tuple[str, str]]:
     ]
 
 
-def _rewrites(seen: Preview, body: bytes, at: Any, key: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    if seen.route.deny is not None or seen.route.answer is not None:
-        return (), ()
+def _outcome(router: Router, seen: Preview, facts: CallFacts, body: bytes, key: ApiKey | None) -> Any:
+    """gateway/pasted.Outcome; None without loaded prices, when nothing is sent anywhere."""
     try:
         book = load_book(connection)
     except PriceBookIncomplete:
-        return (), ()
-    cap = key.max_output_tokens if key else None
-    names, reasons = _Proxy.load().pasted_rewrites(body, seen.route, book=book, at=at, max_output_tokens=cap)
-    return names, reasons
+        return None
+    proxy = _Proxy.load()
+    with connection.cursor() as cursor:
+        cursor.execute(REFUSED_NAMES)
+        refused = cursor.fetchall()
+        cursor.execute(BROKEN_BOUNDS)
+        broken = cursor.fetchall()
+    terms = proxy.Terms(
+        book=book,
+        allowed_models=key.allowed_models if key else (),
+        max_output_tokens=key.max_output_tokens if key else None,
+        refused=refused,
+        broken=broken,
+    )
+    return proxy.pasted_outcome(body, router, seen.route, facts, terms)
 
 
 def _by_policy(policy: RoutingPolicy, seen: Preview) -> list[dict[str, Any]]:

@@ -12,7 +12,6 @@ goes wrong with Valkey is a miss, at most 50 ms later.
 
 import asyncio
 from collections import defaultdict
-from operator import attrgetter
 from time import monotonic, time
 from typing import TYPE_CHECKING
 
@@ -34,14 +33,13 @@ from governance.response_cache.entries import Entry, Names, opened
 from governance.response_cache.key import entry_digest
 from governance.response_cache.purges import Purges
 from governance.response_cache.replay import NotReplayable, events_of_message, message_of_events
-from governance.response_cache.suitable import STATEFUL_FIELDS
+from governance.response_cache.suitable import is_repeatable
 from governance.routing.document import Cache
 from governance.valkey.link import Link
 
 if TYPE_CHECKING:
     from governance.gateway.exchange import Exchange
 
-_stateful = attrgetter(*STATEFUL_FIELDS)
 DIGEST_IN_THREAD_BYTES = 1024 * 1024
 FOLLOW_SECONDS_MAX = 60.0
 FOLLOW_TRIES = 3
@@ -80,7 +78,7 @@ async def find(exchange: "Exchange") -> GatewayResponse | None:
     replies, inbound = exchange.gateway.cached_replies, exchange.inbound
     exchange.cache = "bypass"
     exchange.decision["response_cache"] = {"rule": route.cache_rule, "version": route.cache_version_id}
-    if inbound.cache_control == "no-store" or not _is_repeatable(exchange):
+    if inbound.cache_control == "no-store" or not is_repeatable(exchange.request.fields):
         replies.count("bypass")
         return None
     keeping = Keeping(exchange, terms, await _digest(exchange, terms))
@@ -98,11 +96,6 @@ async def find(exchange: "Exchange") -> GatewayResponse | None:
             return response
     replies.count("miss")
     return None
-
-
-def _is_repeatable(exchange: "Exchange") -> bool:
-    fields = exchange.request.fields
-    return fields.max_tokens > 0 and not any(_stateful(fields))
 
 
 async def _digest(exchange: "Exchange", terms: Cache) -> bytes:

@@ -16,6 +16,7 @@ from governance.gateway.attempt import Attempt
 from governance.gateway.confidence import confidence_in
 from governance.gateway.errors import CallRefused
 from governance.gateway.exchange import Exchange
+from governance.gateway.left_open import is_first_step
 from governance.gateway.relay import say_cost_again, say_decision_again
 from governance.gateway.reply_checks import answer_in, failed_check
 from governance.gateway.request import ABSENT, Request, value_of
@@ -31,12 +32,7 @@ if TYPE_CHECKING:
 def applies(exchange: Exchange) -> bool:
     """Whether this call is on the first step of a cascade, and its reply may be kept back."""
     route = exchange.route
-    if route is None or route.cascade is None:
-        return False
-    book, request = exchange.key.tenant.book, exchange.request
-    first = book.model(route.cascade.first)
-    may_wait = not request.stream or route.cascade.terms.buffer_streams
-    return may_wait and first is not None and first is book.model(request.model)
+    return route is not None and is_first_step(route, exchange.request, exchange.key.tenant.book)
 
 
 async def send(exchange: Exchange, attempt: Attempt) -> GatewayResponse:

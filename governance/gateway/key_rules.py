@@ -16,7 +16,7 @@ def check_policies(exchange: Exchange) -> None:
     """CallRefused for a call that its key may not make; `max_tokens` lowered to the key's cap."""
     key = exchange.key
     if key.tenant.operator_rules is not None:
-        key.tenant.operator_rules.check(exchange)
+        key.tenant.operator_rules.check(exchange.request, exchange.inbound.beta, key.tenant.book)
     if key.allowed_models:
         check_models(key.allowed_models, models_asked(exchange.request))
     _cap(exchange)
@@ -33,7 +33,7 @@ async def changed_meanwhile(exchange: Exchange) -> Promise | None:
     exchange.key = now
     rules = now.tenant.operator_rules
     if rules is not None and rules is not before.tenant.operator_rules:
-        rules.check(exchange)
+        rules.check(exchange.request, exchange.inbound.beta, now.tenant.book)
     # What was allowed stays so, unless the list changed: a policy may have put another model in.
     if now.allowed_models and now.allowed_models != before.allowed_models:
         check_models(now.allowed_models, models_asked(exchange.request))

@@ -3,7 +3,7 @@
 Compiled with the snapshot, `None` when there is nothing: a call then pays one attribute test.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +12,10 @@ import msgspec
 from governance.gateway.errors import CallRefused, forbidden
 from governance.gateway.features import features_of
 from governance.gateway.model_list import models_asked
+from governance.gateway.request import Request
 from governance.pricing import queries
 
 if TYPE_CHECKING:
-    from governance.gateway.exchange import Exchange
     from governance.pricing.book import PriceBook
 
 _decode_names = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -32,12 +32,12 @@ class OperatorRules:
     refused: Mapping[Name, str]
     broken: Mapping[str, tuple[frozenset[str], ...]]
 
-    def check(self, exchange: "Exchange") -> None:
+    def check(self, request: Request, betas: Sequence[str], book: "PriceBook") -> None:
         """CallRefused for a call that uses a refused name, or a pair whose bound broke."""
         if self.refused:
-            self.check_names(_names_of(exchange), exchange.key.tenant.book)
+            self.check_names(_names_of(request, betas), book)
         if self.broken:
-            self._check_pair(exchange)
+            self._check_pair(request, betas, book)
 
     def check_names(self, names: Iterable[Name], book: "PriceBook") -> None:
         """CallRefused for the first refused one. A model is found under its id and under its aliases."""
@@ -52,12 +52,12 @@ class OperatorRules:
                     "it out, or ask your administrator.",
                 )
 
-    def _check_pair(self, exchange: "Exchange") -> None:
-        model = model_id(exchange.request.model, exchange.key.tenant.book)
+    def _check_pair(self, request: Request, betas: Sequence[str], book: "PriceBook") -> None:
+        model = model_id(request.model, book)
         broken = self.broken.get(model)
         if not broken:
             return
-        used = frozenset(features_of(exchange.request, exchange.inbound.beta))
+        used = frozenset(features_of(request, betas))
         for features in broken:
             if features <= used:
                 raise _pair_refused(model, features)
@@ -72,22 +72,41 @@ def model_id(name: str, book: "PriceBook") -> str:
 async def load_operator_rules(connection: Any) -> OperatorRules | None:
     """What is refused now. `connection`: psycopg, async."""
     refused = await (await connection.execute(queries.REFUSED_NAMES)).fetchall()
-    rows = await (await connection.execute(queries.BROKEN_BOUNDS)).fetchall()
-    if not refused and not rows:
+    broken = await (await connection.execute(queries.BROKEN_BOUNDS)).fetchall()
+    return compile_rules(refused, broken)
+
+
+def compile_rules(refused: Sequence[Any], broken: Sequence[Any]) -> OperatorRules | None:
+    """From the rows of REFUSED_NAMES and BROKEN_BOUNDS (pricing/queries.py)."""
+    if not refused and not broken:
         return None
-    broken: dict[str, tuple[frozenset[str], ...]] = {}
-    for model, features in rows:
-        broken[model] = (*broken.get(model, ()), frozenset(features))
-    return OperatorRules({(kind, name): reason for kind, name, reason in refused}, broken)
+    pairs: dict[str, tuple[frozenset[str], ...]] = {}
+    for model, features in broken:
+        pairs[model] = (*pairs.get(model, ()), frozenset(features))
+    return OperatorRules({(kind, name): reason for kind, name, reason in refused}, pairs)
 
 
-def _names_of(exchange: "Exchange") -> Iterable[Name]:
-    for model in models_asked(exchange.request):
+def why_no_model(
+    model: str, allowed: Collection[str], rules: OperatorRules | None, book: "PriceBook"
+) -> str | None:
+    """Why a key with these models (none: all) may not be sent to that one, whatever a policy says."""
+    if allowed and model not in allowed:
+        return "model_not_allowed"
+    if rules is not None:
+        try:
+            rules.check_names([("model", model)], book)
+        except CallRefused as error:
+            return error.refusal.reason
+    return None
+
+
+def _names_of(request: Request, betas: Sequence[str]) -> Iterable[Name]:
+    for model in models_asked(request):
         yield "model", model
-    for beta in exchange.inbound.beta:
+    for beta in betas:
         yield "beta", beta
     # Every name of the body, known or not, not only those that the request keeps as labels.
-    for name in _decode_names(exchange.request.body):
+    for name in _decode_names(request.body):
         yield "field", name
 
 

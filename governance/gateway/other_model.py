@@ -4,8 +4,8 @@ For what comes up on the way (fallbacks, escalation, a budget that has no room);
 beforehand is one of rewrites/. Whatever is asked for instead is bounded and held like any request.
 """
 
-from governance.gateway.errors import CallRefused
 from governance.gateway.exchange import Exchange
+from governance.gateway.operator_rules import why_no_model
 from governance.gateway.request import Request, RequestRefused
 from governance.gateway.rewrites.draft import NotDone, draft_of
 from governance.gateway.rewrites.model import swapped
@@ -33,14 +33,7 @@ def request_for(exchange: Exchange, model: str) -> Request | str:
 def why_not_allowed(exchange: Exchange, model: str) -> str | None:
     """Why that model may not be asked for this call, by its key or the operator, whatever a policy says."""
     key = exchange.key
-    if key.allowed_models and model not in key.allowed_models:
-        return "model_not_allowed"
-    if key.tenant.operator_rules is not None:
-        try:
-            key.tenant.operator_rules.check_names([("model", model)], key.tenant.book)
-        except CallRefused as error:
-            return error.refusal.reason
-    return None
+    return why_no_model(model, key.allowed_models, key.tenant.operator_rules, key.tenant.book)
 
 
 def ask_instead(exchange: Exchange, request: Request) -> Before:

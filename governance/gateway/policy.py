@@ -19,9 +19,9 @@ from governance.gateway.responses import GatewayResponse
 from governance.gateway.rewrites.rewriting import About, Rewritten, media_bytes, rewritten
 from governance.gateway.savings import Asked
 from governance.gateway.template_answer import template_answer
+from governance.routing.denials import without_denied
 from governance.routing.facts import CallFacts
 from governance.routing.route import Route
-from governance.routing.router import Router
 
 if TYPE_CHECKING:
     from governance.gateway.exchange import Exchange
@@ -43,18 +43,18 @@ async def decide(exchange: "Exchange") -> GatewayResponse | None:
             return await dry_run.report(exchange, None)
         return template_answer(exchange, route.answer)
     reasons: list[str] = []
-    route = _without_denied(key.router, route, facts, reasons)
+    route = without_denied(key.router, route, facts, reasons)
     if route.sticky and key.router.changes_models:
         exchange.conversation = conversation_of(exchange)
     on = await _conversation_model(exchange, route, facts)
-    if on is not None and on != _aim(exchange, route):
+    aim = route.first_model(stream=exchange.request.stream) or exchange.request.model
+    if on is not None and (on != aim or route.classify is not None):
         exchange.decision["conversation"] = "stays"
         route = replace(key.router.staying(facts), why=f"{on}: the conversation stays on its model")
         reasons.clear()
-        route = _without_denied(key.router, _explained(exchange, route), facts, reasons)
+        route = without_denied(key.router, _explained(exchange, route), facts, reasons)
     if on is None and route.classify is not None:
-        label_model = await classifying.model_for(exchange, route.classify)
-        route = replace(route, model=label_model, classify=None)
+        route = replace(route, model=await classifying.model_for(exchange, route.classify))
     model, more_reasons = _model(exchange, route, on)
     exchange.route = route = replace(route, model=model)
     terms = About(
@@ -122,51 +122,11 @@ def _may_stay(exchange: "Exchange", route: Route, facts: CallFacts, model: str) 
     return why_not_allowed(exchange, model) is None
 
 
-def _without_denied(router: Router, route: Route, facts: CallFacts, reasons: list[str]) -> Route:
-    """Without the models that a less specific policy denies: no team undoes what its tenant forbids.
-    `reasons` says which."""
-    if not router.denies_models:
-        return route
-
-    def allowed(model: str | None, kind: str) -> bool:
-        if model is None or router.denial(facts, model, route.policies.get(kind)) is None:
-            return True
-        reasons.append(f"{kind}: a less specific policy denies {model}.")
-        return False
-
-    terms, ladder = route.classify, route.cascade
-    if terms is not None:
-        models = {label: model for label, model in terms.models.items() if allowed(model, "model")}
-        otherwise = terms.otherwise if allowed(terms.otherwise, "model") else None
-        terms = replace(terms, models=models, otherwise=otherwise) if allowed(terms.by, "model") else None
-    if ladder is not None and not (allowed(ladder.first, "model") and allowed(ladder.then, "model")):
-        ladder = None
-    return replace(
-        route,
-        model=route.model if allowed(route.model, "model") else None,
-        classify=terms,
-        cascade=ladder,
-        fallbacks=tuple([model for model in route.fallbacks if allowed(model, "fallbacks")]),
-        on_exhausted=route.on_exhausted if allowed(route.on_exhausted, "on_exhausted") else None,
-        summarise_by=route.summarise_by if allowed(route.summarise_by, "history") else None,
-    )
-
-
-def _aim(exchange: "Exchange", route: Route) -> str | None:
-    """Where the rules send the call; None where a classifier is to be asked first."""
-    if route.classify is not None:
-        return None
-    ladder = route.cascade
-    if ladder is not None and (ladder.terms.buffer_streams or not exchange.request.stream):
-        return ladder.first  # else there is nothing to check before it has left
-    return route.model or exchange.request.model
-
-
 def _model(exchange: "Exchange", route: Route, on: str | None) -> tuple[str | None, list[str]]:
     """Where the call goes, if its request can go there; None: where it asks to. And why it does not go where
     a rule sends it. `on`: the model that its conversation stays on."""
     asked = exchange.request.model
-    model = on or _aim(exchange, route) or asked
+    model = on or route.first_model(stream=exchange.request.stream) or asked
     if model == asked:
         return None, []
     why_not = why_not_allowed(exchange, model)

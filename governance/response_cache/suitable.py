@@ -1,6 +1,7 @@
 """Which requests may be answered from the cache, and which replies may be kept. Pure; both say why not."""
 
 from collections.abc import Collection
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -8,6 +9,7 @@ import msgspec
 STATEFUL_FIELDS = ("container", "thread", "mcp_servers", "fallback_credit_token", "billing_policy")
 """What refers to state upstream, runs somebody's tools, or says who pays."""
 KEPT_STOP_REASONS = frozenset(("end_turn", "stop_sequence", "tool_use"))
+_stateful = attrgetter(*STATEFUL_FIELDS)
 _THINKING = frozenset(("thinking", "redacted_thinking"))
 
 
@@ -23,6 +25,11 @@ class _Message(msgspec.Struct):
 
 
 _decode = msgspec.json.Decoder(_Message).decode
+
+
+def is_repeatable(fields: Any) -> bool:
+    """Whether a request with these top-level fields may be answered from the cache."""
+    return fields.max_tokens > 0 and not any(_stateful(fields))
 
 
 def why_not_kept(message: bytes, also: Collection[str]) -> str | None:

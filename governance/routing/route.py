@@ -59,6 +59,13 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     policies: Mapping[str, int] = {}
     """Whose models they are: from which policy `model`, `fallbacks`, `on_exhausted`, `history` came (ids)."""
 
+    def first_model(self, *, stream: bool) -> str | None:
+        """Where the call goes first; None: where it asks to. A stream that may not be kept back begins no
+        cascade: there is nothing to check before it has left."""
+        if self.cascade is not None and (self.cascade.terms.buffer_streams or not stream):
+            return self.cascade.first
+        return self.model
+
 
 class Classifier(msgspec.Struct, frozen=True):
     """document.Classify with its models by name; None is the model as asked."""

@@ -327,6 +327,55 @@ def test_a_preview_knows_how_full_the_budgets_of_a_key_are(alice: House) -> None
     assert "Refused: Full." in text
 
 
+@pytest.mark.usefixtures("_prices")
+def test_a_preview_without_a_key_asks_the_budgets_that_every_key_of_its_reach_shares(alice: House) -> None:
+    full = "rules:\n  - {name: Full, when: {budget_used: {at_least: 1}}, then: {deny: Full.}}\n"
+    whole = create_policy(alice.tenant, scope="tenant", name="Whole", draft=full)
+    save_draft(alice.policy, full)
+    owner = browser(alice.person("owner"))
+
+    def shown(policy: RoutingPolicy) -> str:
+        answer = owner.post(page(policy, "preview"), asked(body_of("Hello")))
+        return " ".join(unescape(re.sub("<[^>]*>", " ", answer.content.decode())).split())
+
+    assert "✓ budget_used ≥ 1 % is 2 %" in shown(alice.policy)
+    assert "Refused: Full." in shown(alice.policy)
+    assert "✗ budget_used ≥ 1 % is 0 %" in shown(whole)  # a team's budget does not cover every key
+    assert "a key's own budgets may be fuller" in shown(whole)
+    with platform_scope():
+        alice.budget.scope, alice.budget.scope_ref = "tenant", ""
+        alice.budget.save()
+    assert "✓ budget_used ≥ 1 % is 2 %" in shown(whole)
+
+
+@pytest.mark.usefixtures("_prices")
+def test_a_preview_tells_what_becomes_of_the_call_and_what_it_cannot_know(alice: House) -> None:
+    denied = "rules:\n  - {name: No Fable, when: {tiers: [fable]}, then: {deny: Too dear.}}\n"
+    publish(create_policy(alice.tenant, scope="tenant", name="House rules", draft=denied))
+    owner = browser(alice.person("owner"))
+
+    def shown(then: str, model: str = "claude-sonnet-5-5") -> str:
+        save_draft(alice.policy, f"rules:\n  - {{name: One, then: {{{then}}}}}\n")
+        body = asked({**body_of("Hello"), "model": model}, key=alice.key.key.pk)
+        answer = owner.post(page(alice.policy, "preview"), body)
+        return " ".join(unescape(re.sub("<[^>]*>", " ", answer.content.decode())).split())
+
+    text = shown("route: {tier: fable}")
+    assert "Not done: model: a less specific policy denies claude-fable-5-2." in text
+    assert "→" not in text
+    cascade = "route: {cascade: {first: {tier: haiku}, then: {tier: opus}}}"
+    text = shown(cascade, "claude-opus-5-5")
+    assert "claude-opus-5-5 → claude-haiku-5-5" in text
+    assert "Known only once the call is made: route: claude-opus-5-5 answers where" in text
+    assert "prompt_cache: marks are added where they pay" in shown("prompt_cache: true")
+    assert "exchequer-dry-run: true" in text
+    with platform_scope():
+        alice.key.key.allowed_models = ["claude-sonnet-5-5"]
+        alice.key.key.save()
+    assert "claude-haiku-5-5 may not be used (model_not_allowed)" in shown("route: {tier: haiku}")
+    assert "Refused: This key may not use claude-opus-5-5." in shown(cascade, "claude-opus-5-5")
+
+
 def test_a_preview_offers_only_keys_that_one_may_see_and_says_what_is_wrong_first(
     alice: House, bob: House
 ) -> None:
