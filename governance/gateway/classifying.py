@@ -17,6 +17,8 @@ from governance.routing.route import Classifier
 if TYPE_CHECKING:
     from governance.gateway.exchange import Exchange
 
+NOT_ASKED = "dry_run"
+"""Why there is no label where there might be one."""
 ANSWER_TOKENS = 8
 INSTRUCTION = (
     "You route requests between language models of different strength. You are shown one message of a user. "
@@ -41,7 +43,7 @@ async def classify(exchange: "Exchange", terms: Classifier) -> tuple[str | None,
     if not text.strip():
         return None, "no_text"
     if exchange.inbound.dry_run:
-        return None, "dry_run"
+        return None, NOT_ASKED
     labels, digest = exchange.gateway.labels, asides.digest(exchange, terms.by, INSTRUCTION, text)
     known = await labels.find(digest)
     if known is not None:

@@ -90,8 +90,7 @@ def pasted_outcome(body: bytes, router: Router, route: Route, facts: CallFacts, 
     if refused is not None or route.deny is not None or route.answer is not None:
         return Outcome(request.model, refused)
     reasons: list[str] = []
-    if router.denies_models:
-        route = without_denied(router, route, facts, reasons)
+    route = without_denied(router, route, facts, reasons)
     if route.classify is not None:
         route = msgspec.structs.replace(route, model=route.classify.otherwise)
     model = route.first_model(stream=request.stream)

@@ -28,6 +28,8 @@ def mark(exchange: "Exchange") -> None:
     route, key, request = exchange.route, exchange.key, exchange.request
     assert route is not None
     assert route.prompt_cache is not None
+    if exchange.inbound.dry_run:  # it must not count as a time that the prompt was seen
+        return
     caller = Caller(
         exchange.gateway.prompt_memory,
         key.tenant.fingerprint_key,
@@ -35,9 +37,6 @@ def mark(exchange: "Exchange") -> None:
         exchange.started_monotonic,
     )
     about = exchange.decision.setdefault("policy", {})
-    if exchange.inbound.dry_run:  # it must not count as a time that the prompt was seen
-        about["not_done"] = (*about.get("not_done", ()), "prompt-cache: not told by a dry run")
-        return
     if len(request.body) > BYTES_MAX:
         about["not_done"] = (
             *about.get("not_done", ()),
