@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
-from governance.routing.capabilities import DEFAULT_TIERS, is_retired, retires_soon
+from governance.routing.capabilities import DEFAULT_TIERS, capabilities_of, is_retired, retires_soon
 from governance.routing.captures import NAMED, PLACEHOLDER
 from governance.routing.document import (
     Actions,
@@ -51,8 +51,8 @@ def check(actions: Actions, place: Path, known: Known, tiers: Tiers) -> Iterator
         yield wrong((*place, "history", "keep_messages"), sentence)
     if actions.system is not None:
         yield from _system(actions.system, (*place, "system"))
-    if actions.json_output is not None and actions.json_output.schema.get("type") != "object":
-        yield wrong((*place, "json_output", "schema"), "The schema is that of an object: `type: object`.")
+    if actions.json_output is not None:
+        yield from _schema(actions.json_output.schema, (*place, "json_output", "schema"))
     for index, stop in enumerate(actions.stop_sequences):
         if not stop.strip():
             yield wrong((*place, "stop_sequences", index), "A stop sequence is more than white space.")
@@ -68,6 +68,8 @@ def model(name: str, path: Path, known: Known) -> Iterator[Finding]:
         yield wrong(path, no_such_model(name, known))
     elif is_retired(found, known.today):
         yield wrong(path, f"{found.model_id} is retired: Claude answers it with 404. Choose another one.")
+    elif capabilities_of(found) is None:
+        yield wrong(path, f"It is not known what {found.model_id} takes, so no call is sent there.")
     elif retires_soon(found, known.today):
         yield Finding(
             path, f"{found.model_id} retires on {found.retires_on}. Choose another one before.", True
@@ -218,6 +220,19 @@ def _system(terms: SystemText, place: Path) -> Iterator[Finding]:
             yield wrong((*place, "text"), f"{sentence}; say where it is found, or leave it out.")
         else:
             yield Finding((*place, "text"), f"{sentence}, so it stays in the text as it is.", True)
+
+
+def _schema(schema: Mapping[str, object], place: Path) -> Iterator[Finding]:
+    if schema.get("type") != "object":
+        yield wrong(place, "The schema is that of an object: `type: object`.")
+        return
+    from jsonschema import Draft202012Validator, SchemaError  # the gateway does without
+
+    try:
+        Draft202012Validator.check_schema(schema)
+    except SchemaError as error:
+        where = ".".join(str(part) for part in error.absolute_path)
+        yield wrong((*place, *error.absolute_path), f"This is no JSON Schema: {where}: {error.message}.")
 
 
 def _ends(actions: Actions, place: Path) -> Iterator[Finding]:

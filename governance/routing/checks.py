@@ -124,6 +124,10 @@ def _match(match: Match, place: Path, known: Known) -> Iterator[Finding]:
         yield from _keywords(match.keywords, (*place, "keywords"))
     if match.time is not None:
         yield from _time(match.time, (*place, "time"))
+    for tag, values in match.tags.items():
+        if values == ():
+            sentence = f'“{tag}” has no value, so no call matches; "*" stands for any.'
+            yield wrong((*place, "tags", tag), sentence)
     for index, name in enumerate(match.models):
         if known.models is not None and known.model(name) is None:
             yield wrong((*place, "models", index), action_checks.no_such_model(name, known))

@@ -83,6 +83,7 @@ def test_a_policy_that_can_be_meant_has_no_problems_and_no_warnings() -> None:
         ("{model: claude-opus-5-6}", "No model is named “claude-opus-5-6”. Did you mean claude-opus-5-5?"),
         ("{model: gpt}", "No model is named “gpt”. There is claude-fable-5-2, claude-haiku-5-5"),
         ("{model: claude-3-haiku-20240307}", "claude-3-haiku-20240307 is retired"),
+        ("{model: claude-mythos-preview}", "It is not known what claude-mythos-preview takes"),
         ("{classify: {timeout_ms: 500}}", "`classify` says where calls go"),
         ("{classify: {by: {}, edge: {tier: opus}}}", "Name either a `tier` or a `model`."),
         ("{classify: {simple: {tier: opus, model: claude-opus-5}}}", "Name either a `tier` or a `model`."),
@@ -129,6 +130,12 @@ def test_a_model_for_exhausted_budgets_is_cheaper() -> None:
         ("max_tokens: {cap: 10, set: 11}", "`set` is more than the cap of 10 in the same rule."),
         ("history: {above_messages: 10, keep_messages: 10}", "`keep_messages` is less than `above_messages`"),
         ("json_output: {schema: {type: array}}", "The schema is that of an object"),
+        (
+            "json_output: {schema: {type: object, properties: 5}}",
+            "This is no JSON Schema: properties: 5 is not of type 'object'.",
+        ),
+        ("json_output: {schema: {type: object, properties: {a: {type: strin}}}}", "This is no JSON Schema"),
+        ("json_output: {schema: {type: object, required: yes please}}", "This is no JSON Schema: required"),
         ('stop_sequences: ["  "]', "A stop sequence is more than white space."),
         ("{}", "This rule does nothing"),
         ("{deny: No., cache: {ttl_seconds: 5}}", "A call that is denied has no cache"),
@@ -157,6 +164,7 @@ def test_a_set_above_the_chosen_models_output_is_refused() -> None:
     [
         ("words: {}", "`words` needs `at_least` or `at_most`."),
         ("budget_used: {at_least: 90, at_most: 80}", "No number is at least 90 and at most 80."),
+        ("tags: {endpoint: []}", "“endpoint” has no value, so no call matches"),
         ("keywords: {}", "`keywords` needs words under `any` or `all`."),
         ('keywords: {any: ["++"]}', "“++” has neither letters nor digits"),
         ("time: {zone: Europe/Bonn}", "There is no time zone “Europe/Bonn”"),
