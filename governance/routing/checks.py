@@ -15,6 +15,7 @@ from governance.routing import action_checks, thinking_checks
 from governance.routing.action_checks import Finding, Path, wrong
 from governance.routing.document import Actions, Between, Keywords, Match, Policy, Rule, TimeOfDay
 from governance.routing.known import Known
+from governance.routing.overtaken import overtaken
 from governance.routing.problems import Problem, in_order
 from governance.routing.words import pattern_of
 
@@ -39,7 +40,7 @@ class Findings(msgspec.Struct, frozen=True):
 
 def check(policy: Policy, lines: Lines, known: Known) -> Findings:
     """Every problem and warning, each with its line."""
-    found = [*_tiers(policy, known), *_names(policy), *_order(policy), *_endings(policy)]
+    found = [*_tiers(policy, known), *_names(policy), *_order(policy), *_endings(policy), *overtaken(policy)]
     found += _characters(msgspec.to_builtins(policy), ())
     for index, rule in enumerate(policy.rules):
         place: Path = ("rules", index)

@@ -308,6 +308,67 @@ def test_a_word_from_a_model_that_always_thinks_is_warned_of(route: str) -> None
     assert sentence.startswith("claude-opus-5-5 always thinks")
 
 
+@pytest.mark.parametrize(
+    ("earlier", "later", "why"),
+    [
+        ("then: {concise: true}", "when: {stream: true}, then: {concise: false}", "Its `concise` never"),
+        (
+            "when: {tiers: [opus, sonnet], words: {at_most: 80}}, then: {route: {heuristic: true}}",
+            "when: {tiers: [opus], words: {at_most: 80}, turn: first}, then: {route: {tier: haiku}}",
+            "Its `route` never counts",
+        ),
+        (
+            "when: {tags: {a: b}, has: [tools]}, then: {answer: {text: No}}",
+            "when: {tags: {a: b, c: d}, has: [tools, images]}, then: {cache: {ttl_seconds: 5}}",
+            "Its `cache` never counts",
+        ),
+        ("when: {turn: first}, then: {deny: No.}", "when: {turn: first}, then: {concise: true}", "Its calls"),
+        ("when: {turn: first}, then: {}, final: true", "when: {turn: first}, then: {deny: No.}", "This rule"),
+        ("then: {max_tokens: {set: 5}}", "then: {max_tokens: {set: 6}}", "Its `max_tokens.set` never counts"),
+        (
+            "unless: {has: [tools]}, then: {concise: true}",
+            "when: {stream: true}, unless: {has: [tools]}, then: {concise: true}",
+            "Its `concise` never counts",
+        ),
+    ],
+)  # fmt: skip
+def test_an_action_that_an_earlier_rule_always_takes_is_warned_of(earlier: str, later: str, why: str) -> None:
+    problems, warnings = checked(f"rules:\n  - {{name: a, {earlier}}}\n  - {{name: b, {later}}}\n")
+    assert problems == []
+    ((line, sentence),) = warnings
+    assert (line, sentence[: len(why)]) == (3, why)
+    assert sentence.endswith(": “a” stands before and matches whatever this rule matches.")
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later"),
+    [
+        ("then: {concise: true}, shadow: true", "then: {concise: false}"),
+        ("then: {concise: true}", "then: {concise: false}, shadow: true"),
+        ("when: {tiers: [opus]}, then: {concise: true}", "then: {concise: false}"),
+        (
+            "when: {tiers: [opus]}, then: {concise: true}",
+            "when: {tiers: [haiku, opus]}, then: {concise: false}",
+        ),
+        (
+            "when: {has: [tools, images]}, then: {concise: true}",
+            "when: {has: [tools]}, then: {concise: false}",
+        ),
+        (
+            "when: {words: {at_most: 80}}, then: {concise: true}",
+            "when: {words: {at_least: 5}}, then: {concise: false}",
+        ),
+        ("unless: {stream: true}, then: {concise: true}", "then: {concise: false}"),
+        ("then: {concise: true}", "then: {cache: {ttl_seconds: 5}}"),
+        ("then: {max_tokens: {cap: 5}}", "then: {max_tokens: {cap: 6}}"),
+        ("then: {concise: true}", "then: {deny: No.}, when: {stream: true}"),
+        ("then: {system: {text: '{n}', captures: {n: '{number} points'}}}", "then: {system: {text: More.}}"),
+    ],
+)  # fmt: skip
+def test_an_action_that_may_count_is_not_warned_of(earlier: str, later: str) -> None:
+    assert checked(f"rules:\n  - {{name: a, {earlier}}}\n  - {{name: b, {later}}}\n") == ([], [])
+
+
 def test_a_model_that_is_retired_by_then_is_a_problem() -> None:
     later = Known(date(2026, 11, 30), models=KNOWN.models)
     found = check_draft("rules: [{name: a, then: {route: {model: claude-sonnet-4-5}}}]", later)
