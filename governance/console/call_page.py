@@ -6,6 +6,7 @@ from governance.budgets.models import Budget
 from governance.calls.models import Attempt, Call
 from governance.console.budget_figures import scope_names
 from governance.console.cache_words import cache_words
+from governance.console.decision_words import decision_words
 from governance.console.display import STATE_LABELS, Bar, bar_html, scope_text, when, window_text
 from governance.console.request_shape import describe
 from governance.console.savings_rows import policy_words, savings_rows
@@ -32,8 +33,6 @@ BASIS_TEXTS = {
     "full_hold": "the whole hold, because the outcome is unknown",
 }
 
-SHOWN_APART = {"refused", "rule", "policy", "prompt_cache", "response_cache", "savings"}
-
 
 def call_context(call: Call) -> dict[str, Any]:
     """Everything that templates/console/call.html names."""
@@ -51,7 +50,7 @@ def call_context(call: Call) -> dict[str, Any]:
         "list_cost": format_usd(call.list_nanos),
         "held": format_usd(call.held_nanos),
         "baseline": format_usd(call.baseline_nanos) if call.baseline_nanos is not None else None,
-        "decision": sorted((name, value) for name, value in call.decision.items() if name not in SHOWN_APART),
+        "decision": decision_words(call.decision),
         "cache": cache_words(call),
         "policy": policy_words(call),
         "savings": savings_rows(call),

@@ -1,5 +1,6 @@
 """Calls, ledger, prices and the overview: what they show, and that they never count or change a fact."""
 
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
@@ -10,6 +11,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from governance.calls.models import Call
+from governance.console.decision_words import decision_words
 from governance.console.display import Bar, short_usd, window_text
 from governance.core.ids import id_floor, uuid7
 from governance.core.money import format_usd
@@ -65,6 +67,48 @@ def test_a_refused_calls_page_says_which_budget_and_how_much_was_left(alice: Hou
     page = browser(alice.person("viewer")).get(f"{CALLS}{refused.pk}/change/").content.decode()
     for text in ("$0.70", "$0.499999999", "$9.000000001", "$0.50 held", f"{alice.canary}-budget"):
         assert text in page, text
+
+
+def test_what_was_decided_of_a_call_is_told_in_words(alice: House) -> None:
+    decided = {
+        "cascade": "claude-haiku-5-5 (hedging)",
+        "cascade_not": "claude-opus-5-5 (budget_exhausted)",
+        "classified": "not (late)",
+        "confidence": 70,
+        "degraded_from": "claude-opus-5-5",
+        "degrade_not": "claude-haiku-5-5 (some_new_reason)",
+        "fallback_from": "claude-opus-5-5 (529), claude-sonnet-5-5 (unreachable)",
+        "waited_ms": 1234,
+        "of_a_newer_release": 5,
+    }
+    with platform_scope():
+        call = make_call(alice, decision=decided)
+    answer = browser(alice.person("viewer")).get(f"{CALLS}{call.pk}/change/")
+    assert answer.context["decision"] == [
+        ("First answer not good enough", "claude-haiku-5-5: it did not commit itself"),
+        ("First answer kept, no better one", "claude-opus-5-5: no budget had room for it"),
+        ("How hard the message is", "none: the answer did not come in time"),
+        ("How sure it was of its answer", "70 %"),
+        ("Not made cheaper", "claude-haiku-5-5: some new reason"),
+        ("Cheaper, for want of budget, than", "claude-opus-5-5"),
+        (
+            "Could not answer, so another did",
+            "claude-opus-5-5: the Claude API answered 529; "
+            "claude-sonnet-5-5: the Claude API was out of reach",
+        ),
+        ("of_a_newer_release", "5"),
+        ("Waited for room in a budget", "1,234 ms"),
+    ]
+
+
+def test_whatever_the_gateway_decides_has_words() -> None:
+    """What a call's page shows by its bare name is what nobody has found words for."""
+    said = re.compile(r'decision(?:\[|\.setdefault\()"(\w+)"|\b_say\(exchange, "(\w+)"')
+    files = (Path(__file__).parents[2] / "governance" / "gateway").glob("*.py")
+    names = {first or second for file in files for first, second in said.findall(file.read_text())}
+    assert {"cascade", "fallback_not", "queue_position"} <= names
+    shown = dict.fromkeys(names, "x")
+    assert {title for title, _ in decision_words(shown)}.isdisjoint(names)
 
 
 def test_the_shape_of_a_request_is_told_in_words(alice: House) -> None:
