@@ -6,6 +6,7 @@ from copy import copy
 from datetime import datetime
 from time import monotonic
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 from uuid import UUID
 
 from governance.calls.request_facts import RequestFacts
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     from governance.routing.route import Route
 
 VISIBLE = bytes(code if 32 <= code < 127 else ord("?") for code in range(256))
-"""A line break in the name of a rule would begin another header."""
+"""A line break in the name of a model would begin another header."""
+PLAIN = "".join(char for char in map(chr, range(32, 127)) if char not in "%;")
 
 
 class Exchange:
@@ -255,8 +257,13 @@ class Exchange:
 
     @property
     def decision_header(self) -> bytes:
-        """The header `exchequer-decision`: what was decided beside letting the call pass."""
+        """The header `exchequer-decision`: what was decided beside letting the call pass. Of names as people
+        write them nothing is lost: what no header holds, “;” and “%” are percent-encoded."""
         if not self.decision:
             return b"allowed"
-        told = [f"{name}={value}" for name, value in self.decision.items() if isinstance(value, int | str)]
-        return "; ".join(("allowed", *told)).encode("ascii", "replace").translate(VISIBLE)
+        told = [
+            f"{name}={quote(value, PLAIN, errors='replace') if isinstance(value, str) else value}"
+            for name, value in self.decision.items()
+            if isinstance(value, int | str)
+        ]
+        return "; ".join(("allowed", *told)).encode()

@@ -4,6 +4,7 @@ import hashlib
 import json
 import time
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
@@ -43,6 +44,14 @@ def test_a_routed_call_is_served_and_paid_by_the_other_model(stack: Stack, accou
     assert call.baseline_nanos == 20 * call.cost_nanos  # Sonnet 5.5 costs twenty times what Haiku 5.5 does
     (attempt,) = account.attempts()
     assert (attempt.requested_model, attempt.served_model) == (HAIKU, HAIKU)
+
+
+def test_a_rules_name_comes_through_the_header_whole(stack: Stack, account: Account) -> None:
+    """Of “Kürzere Antworten; 50 %” nothing is lost, and no part of it reads as another field."""
+    govern(account, "rules: [{name: 'Kürzere Antworten; max_tokens=50 %', then: {concise: true}}]")
+    said = post(stack, account).headers["exchequer-decision"]
+    assert said == "allowed; rule=K%C3%BCrzere Antworten%3B max_tokens=50 %25"
+    assert unquote(said) == "allowed; rule=Kürzere Antworten; max_tokens=50 %"
 
 
 def test_the_hold_is_the_bound_of_what_is_sent(stack: Stack, account: Account) -> None:
