@@ -33,6 +33,7 @@ from governance.ledger.models import LedgerEntry
 from tenants.models import ApiKey, Tenant
 
 TENANTS_OFFERED = 200
+RULE = "rule:"
 
 
 class TenantFilter(SimpleListFilter):
@@ -102,17 +103,20 @@ class CallAdmin(NamedRowsAdmin):
     list_filter = (WindowFilter, OutcomeFilter, TenantFilter)
     list_filter_options = {**FactAdmin.list_filter_options, "outcome": {"horizontal": True, "label": None}}
     search_fields = ("id",)
-    search_help_text = "Call id, key id, session or end user"
+    search_help_text = "Call id, key id, session, end user, or rule: and a rule's name"
     empty_title = "No calls in this time"
     empty_hint = "Point the official SDK, Claude Code or plain HTTP at the gateway with one of your keys."
 
     def get_search_results(
         self, request: HttpRequest, queryset: "QuerySet[Any]", search_term: str
     ) -> tuple["QuerySet[Any]", bool]:
-        """One exact match of an id; sessions and end users within the chosen time."""
+        """One exact match of an id; sessions, end users and rules within the chosen time."""
         term = search_term.strip()
         if not term:
             return queryset, False
+        if term.startswith(RULE):
+            rule = {"rule": term.removeprefix(RULE).strip()}
+            return queryset.filter(decision__policy__applied__contains=[rule]), False
         if (call_id := parse_id(term)) is not None:
             return queryset.filter(pk=call_id), False
         key = ApiKey.objects.filter(public_id=term.removeprefix("exq_").rstrip("…")).first()

@@ -29,6 +29,7 @@ from governance.console.policy_page import (
 )
 from governance.console.policy_preview import SAMPLE_BODY, PreviewForm, live_text, previewed
 from governance.console.policy_rights import may_change_policy, visible_policies
+from governance.console.rule_counts import rule_counts
 from governance.console.site import console_site
 from governance.routing.changes import changed_rules
 from governance.routing.drafts import as_document, check_draft
@@ -144,7 +145,12 @@ class RoutingPolicyAdmin(ConsoleAdmin):
         context: dict[str, Any] = {}
         if isinstance(policy, RoutingPolicy):
             may_change = self.may_change(access_of(request), policy)
-            context = {**page_context(policy, may_change=may_change), "may_change": may_change}
+            counts = rule_counts(policy, access_of(request))
+            context = {
+                **page_context(policy, may_change=may_change),
+                "may_change": may_change,
+                "counts": counts,
+            }
         return super().changeform_view(request, object_id, form_url, {**context, **(extra_context or {})})
 
     def render_change_form(self, request: HttpRequest, context: Any, *args: Any, **kwargs: Any) -> Any:

@@ -404,6 +404,42 @@ def test_what_is_to_be_changed_in_the_live_version_is_said_while_another_draft_i
     assert "is looked for as “c”" in unescape(text)
 
 
+def test_a_policys_page_counts_what_its_rules_did_and_would_have_done_and_leads_to_the_calls(
+    alice: House, bob: House
+) -> None:
+    text = (
+        "rules:\n  - {name: Short, then: {concise: true}}\n"
+        "  - {name: No poems, shadow: true, then: {deny: No.}}\n"
+        "  - {name: Never, then: {timeout_seconds: 5}}\n"
+    )
+    policy = publish(save_draft(alice.policy, text)).policy
+    assert policy.live is not None
+
+    def applied(rule: str, did: list[str], **more: object) -> dict[str, object]:
+        return {"rule": rule, "version": policy.live_id, "did": did, **more}
+
+    short, poems = applied("Short", ["concise instruction"]), applied("No poems", ["deny"], shadow=True)
+    with platform_scope():
+        both = make_call(alice, decision={"policy": {"applied": [short, poems]}})
+        one = make_call(alice, decision={"policy": {"applied": [applied("Short", [])]}})
+        make_call(alice, decision={"policy": {"applied": [{**poems, "version": 0}]}})
+        make_call(bob, decision={"policy": {"applied": [short]}})
+    viewer = browser(alice.person("viewer"))
+    counts = viewer.get(page(policy)).context["counts"]
+    assert [(row["rule"], row["acted"], row["later"], row["would"]) for row in counts["rules"]] == [
+        ("Short", 1, 1, 0),
+        ("No poems", 0, 0, 1),
+        ("Never", 0, 0, 0),
+    ]
+    assert (counts["calls"], counts["is_all"]) == (4, True)  # with the one that the house came with
+    found = [
+        {str(call.pk) for call in viewer.get(row["page"]).context["cl"].result_list}
+        for row in counts["rules"]
+    ]
+    assert {str(both.pk), str(one.pk)} <= found[0]
+    assert (str(both.pk) in found[1], str(one.pk) in found[1], found[2]) == (True, False, set())
+
+
 def test_a_calls_rule_leads_to_the_version_that_it_is_of(alice: House, bob: House) -> None:
     for house, applied in ((alice, alice), (bob, alice)):
         version = applied.policy.live
