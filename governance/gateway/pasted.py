@@ -102,8 +102,10 @@ def pasted_outcome(body: bytes, router: Router, route: Route, facts: CallFacts, 
     about = About(book=terms.book, at=facts.now, max_output_tokens=terms.max_output_tokens)
     sent = rewritten(request, msgspec.structs.replace(route, model=model), about)
     open_ = left_open(route, sent.request, terms.book, asks_label=bool(facts.text.strip()))
-    if route.sticky and router.changes_models and not facts.first_turn and not route.budget_forces:
-        open_.append("route: a conversation stays on the model that answered it last.")
+    may_stay = not route.degraded or route.ceiling is not None
+    if route.sticky and router.changes_models and not facts.first_turn and may_stay:
+        dearer = f", if that is no dearer than {route.ceiling}" if route.ceiling is not None else ""
+        open_.append(f"route: a conversation stays on the model that answered it last{dearer}.")
     return Outcome(
         sent.request.model,
         _refused(sent.request, rules, terms),
