@@ -38,8 +38,8 @@ def _short(rule: Rule, limit: int, path: Path, known: Known, tiers: Tiers) -> It
         takes = capabilities_of(model)
         if takes is not None and takes.thinks_unasked:
             sentence = (
-                f"{model.model_id} thinks unasked, and that counts: {limit:,} tokens may leave nothing for "
-                f"the answer. Allow {THINKING_ROOM_TOKENS:,} at least."
+                f"{model.model_id} thinks unasked, and that counts: max_tokens of {limit:,} may leave "
+                f"nothing for the answer. Allow {THINKING_ROOM_TOKENS:,} at least."
             )
             yield Finding(path, sentence, True)
             return
