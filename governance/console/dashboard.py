@@ -4,6 +4,7 @@ from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
+from django.db import connection
 from django.db.models import Count, F, Min, Q, Sum
 from django.db.models.functions import Greatest
 from django.http import HttpRequest
@@ -19,14 +20,21 @@ from governance.console.budget_figures import (
     with_current_period,
 )
 from governance.console.display import STATE_LABELS, bar_html, scope_text, short_usd
+from governance.console.policy_rights import visible_policies
 from governance.core.clock import utcnow
 from governance.core.ids import id_floor
 from governance.ledger.models import Hold
+from governance.pricing.loading import read_models
 from governance.pricing.models import PriceBookVersion
+from governance.pricing.tables import PriceBookIncomplete
+from governance.routing.capabilities import is_retired
+from governance.routing.models import RoutingPolicy
+from governance.routing.retiring import retiring
 from tenants.models import ApiKey, ProviderCredential, Tenant
 
 BUDGETS_SHOWN = 12
 CALLS_SHOWN = 12
+POLICIES_MAX = 200
 CALLS_WITHIN = timedelta(days=7)
 
 
@@ -38,6 +46,7 @@ def dashboard(request: HttpRequest) -> dict[str, Any]:
         "budgets": budget_cards(access),
         "figures": figures(access),
         "calls": calls,
+        "retiring": retiring_models(access),
         "steps": [] if calls else first_steps(access),
         "gateway_url": settings.GATEWAY_PUBLIC_URL,
         "error_pages_url": settings.ERROR_PAGES_URL,
@@ -112,6 +121,28 @@ def last_calls(access: Access) -> list[dict[str, Any]]:
             "cost": short_usd(call.cost_nanos),
         }
         for call in calls
+    ]
+
+
+def retiring_models(access: Access) -> list[dict[str, Any]]:
+    """What live policies send calls to and is retired, or will be soon: who wrote them may not look again."""
+    policies = visible_policies(access, RoutingPolicy.objects.filter(enabled=True, live__isnull=False))
+    rows = list(policies.select_related("live").order_by("pk")[:POLICIES_MAX])
+    if not rows:
+        return []
+    try:
+        models = read_models(connection)
+    except PriceBookIncomplete:
+        return []
+    today = utcnow().date()
+    return [
+        {
+            "policy": policy,
+            "model": model.model_id,
+            "words": "is retired" if is_retired(model, today) else f"retires on {model.retires_on}",
+        }
+        for policy in rows
+        for model in retiring(policy.live.document, models, today)
     ]
 
 

@@ -1,5 +1,6 @@
 """Calls, ledger, prices and the overview: what they show, and that they never count or change a fact."""
 
+import io
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -7,6 +8,7 @@ from uuid import UUID
 
 import pytest
 from django.conf import settings
+from django.core.management import call_command
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
@@ -17,6 +19,7 @@ from governance.core.ids import id_floor, uuid7
 from governance.core.money import format_usd
 from governance.core.periods import TOTAL_ENDS_AT, TOTAL_STARTS_AT
 from governance.ledger.models import BudgetPeriod, LedgerEntry
+from governance.routing.policies import publish, save_draft, set_enabled
 from tenants.scope import platform_scope
 from tests.console.cast import COSTS, House, browser, make_call, operator
 from tests.tenants.makers import make_member, make_tenant
@@ -307,3 +310,20 @@ def test_nobody_else_gives_back(alice: House, role: str) -> None:
     assert give not in client.get(f"/admin/calls/call/{alice.call.pk}/change/").content.decode()
     assert client.post(give, {"amount_usd": "0.001", "reason": "for me"}).status_code == 403
     assert LedgerEntry._base_manager.filter(call_id=alice.call.pk).count() == 1
+
+
+def test_the_first_page_names_the_live_policies_whose_model_is_or_will_be_retired(
+    alice: House, bob: House
+) -> None:
+    old = "rules:\n  - {name: Old, then: {route: {model: claude-3-haiku-20240307}}}\n"
+    policy = publish(save_draft(alice.policy, old)).policy  # no prices are loaded yet: no model is checked
+    call_command("load_prices", yes=True, stdout=io.StringIO())
+
+    def told(house: House) -> list[tuple[str, str, str]]:
+        rows = browser(house.person("viewer", in_team=True)).get("/admin/").context["retiring"]
+        return [(str(row["policy"]), row["model"], row["words"]) for row in rows]
+
+    assert told(alice) == [(str(policy), "claude-3-haiku-20240307", "is retired")]
+    assert told(bob) == []
+    set_enabled(policy, False)
+    assert told(alice) == []
