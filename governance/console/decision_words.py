@@ -40,7 +40,7 @@ _REASONS = {
     "not_cheaper": "it would cost no less",
     "model_not_allowed": "the key may not use it",
     "name_refused": "the operator refuses it",
-    "budget_exhausted": "no budget had room for it",
+    "budget_exhausted": "a budget had no room for it",
     "budget_held": "calls in flight held the room for it",
     "unreachable": "the Claude API was out of reach",
     "no_text": "there was no text",
@@ -72,7 +72,7 @@ def _said(name: str, value: Any) -> tuple[str, str]:
 
 
 def _because(text: str) -> str:
-    """“claude-opus-5-5 (budget_exhausted)” → “claude-opus-5-5: no budget had room for it”."""
+    """“claude-opus-5-5 (budget_exhausted)” → “claude-opus-5-5: a budget had no room for it”."""
     found = _BECAUSE.fullmatch(text)
     if found is None:
         return text

@@ -63,8 +63,8 @@ def _of_other_models(route: Route, sent: Request) -> Iterator[str]:
     if others:
         then = ", then ".join(others)
         yield f"fallbacks: {then}, where upstream answers 429, 529 or 5xx or cannot be reached."
-    if route.on_exhausted is not None:
-        yield f"on_exhausted: {route.on_exhausted}, where no budget has room for the worst case."
+    if route.on_exhausted not in (None, sent.model):
+        yield f"on_exhausted: {route.on_exhausted}, where the worst case does not fit in a budget."
 
 
 def _of_prompt_cache(route: Route) -> Iterator[str]:

@@ -115,7 +115,7 @@ def test_a_preview_leaves_out_the_models_that_a_less_specific_policy_denies(
     seen = agrees(stack, account, own, ASK, "key")
     assert (seen.model, seen.rewrites) == (SONNET, ())
     assert seen.not_done == (f"model: a less specific policy denies {FABLE}.",)
-    assert seen.depends_on == (f"on_exhausted: {HAIKU}, where no budget has room for the worst case.",)
+    assert seen.depends_on == (f"on_exhausted: {HAIKU}, where the worst case does not fit in a budget.",)
 
 
 def test_a_preview_of_a_cascade_begins_with_its_first_model_where_the_request_fits_it(
