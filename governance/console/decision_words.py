@@ -15,7 +15,7 @@ _TEXTS = {
     "queue_position": ("Place among those who waited", "{}"),
     "upstream_waited_ms": ("Waited for the Claude API's own limits", "{} ms"),
     "model_retires": ("The model retires on", "{}"),
-    "conversation": ("Conversation", "{} on its model"),
+    "conversation": ("Its conversation", "{} on its model"),
     "first_call": ("Same answer as the call", "{}"),
     "classified": ("How hard the message is", "{}"),
     "cascade": ("First answer not good enough", "{}"),

@@ -155,3 +155,13 @@ def test_a_preview_minds_the_models_of_its_key_and_those_that_the_operator_refus
         assert agrees(stack, free, text, {**ASK, "model": HAIKU}).refused is not None
     finally:
         allow_name(row)
+
+
+def test_a_preview_of_a_later_turn_says_that_it_does_not_know_its_conversations_model(
+    account: Account,
+) -> None:
+    govern(account, POLICIES["model"])
+    turns = [*ASK["messages"], {"role": "assistant", "content": "Hello."}, *ASK["messages"]]
+    later = previewed(account, POLICIES["model"], {**ASK, "messages": turns})
+    assert later.depends_on[-1] == "route: a conversation stays on the model that answered it last."
+    assert "stays" not in " ".join(previewed(account, POLICIES["model"], ASK).depends_on)
