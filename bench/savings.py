@@ -55,6 +55,8 @@ rules:
     then: {route: {tier: opus}}
   - name: Haiku judges the rest
     then: {route: {classify: {simple: {tier: haiku}, complex: {tier: opus}, otherwise: {tier: opus}}}}
+  - name: Haiku need not think for that
+    then: {thinking: off}
 """
 _SYSTEM = (
     "You are the assistant of a shop that sells garden tools. Greet the customer, answer in at most five "

@@ -2,10 +2,11 @@
 
 It is on the model that answered it last, whether a rule chose that one or it came up on the way: a fallback,
 the second step of a cascade, a budget without room for another.
-A conversation is known by the model that it asks for, the session and the end user that its caller names, and
-how it began: its first user message, and from the second turn on the first answer. A session's agents have a
-conversation each. Until there is an answer, strangers who begin alike are one. So where such beginnings went
-to different models nothing is known of any of them, and their second turns are routed like new ones.
+A turn is known by the key, the end user that its caller names, the model that it asks for, and what was said
+before it: all messages up to the last answer, so examples at the head of a prompt are no conversation. Where
+its caller names a session, how it began will do, the first message and the first answer: agents change what
+they have sent. A session's agents have a conversation each. Who has said the same so far cannot be told apart;
+so where such calls went to different models nothing is known of any, and each is routed like a new one.
 Its model is remembered in Valkey, where every worker sees it move, and in this process, for when Valkey has
 forgotten it or is away. Should both have forgotten it, its next turn is routed like a new one.
 """
@@ -13,14 +14,15 @@ forgotten it or is away. Should both have forgotten it, its next turn is routed 
 import asyncio
 import hashlib
 import logging
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Iterable, Iterator, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec import Raw
 
 from governance.gateway.lookups import Lookups
-from governance.gateway.request import ABSENT, Fields, value_of
+from governance.gateway.request import ABSENT, Fields, Message, block_type, value_of
 from governance.valkey.link import Link, ValkeyError
 
 if TYPE_CHECKING:
@@ -33,24 +35,31 @@ KEPT_MAX = 100_000
 KEEP_SECONDS = 24 * 3600
 MODEL_BYTES_MAX = 128
 PIECE_BYTES_MAX = 64 * 1024
-"""Of each block that a conversation began with; of a longer one its length is looked at too."""
+"""Of each text; of a longer one its length is looked at too."""
+END_BYTES = 4 * 1024
+"""Of anything else, an image for one: of its beginning and of its end, and its length."""
 WRITE_SECONDS_MAX = 1.0
 """No caller waits for it."""
 
 UNSURE = "?"
-"""Instead of a model: conversations that began so went to different ones."""
+"""Instead of a model: calls that had said the same went to different ones."""
+_THINKING = ("thinking", "redacted_thinking")
 
 _encode = msgspec.json.Encoder().encode
 
 
 class Conversation:
-    """A call's own. `began` and `id` are digests under the tenant's key, 16 bytes each: of its first message,
-    and of its first answer too (None in the first turn)."""
+    """A call's own. Digests under the tenant's key, 16 bytes each:
 
-    __slots__ = ("answered_by", "began", "id", "is_second_turn")
+    before    under which its model may have been remembered by the turn before; () in the first turn
+    now       under which the next turn will look for it
+    is_named  `now` is of a session that was answered: no stranger's
+    """
 
-    def __init__(self, began: bytes, id: bytes | None, *, is_second_turn: bool = False) -> None:
-        self.began, self.id, self.is_second_turn = began, id, is_second_turn
+    __slots__ = ("answered_by", "before", "is_named", "now")
+
+    def __init__(self, before: tuple[bytes, ...], now: bytes, *, is_named: bool = False) -> None:
+        self.before, self.now, self.is_named = before, now, is_named
         self.answered_by: str | None = None
         """The model that answered the call, once one has."""
 
@@ -68,12 +77,8 @@ class Conversations:
 
     async def model(self, conversation: Conversation) -> str | None:
         """The model that it is on; None in its first turn, where nobody knows, or can say in time."""
-        if conversation.id is None:
-            return None
-        # Only in the second turn is its beginning all that was known of it the turn before.
-        digests = [conversation.id, conversation.began][: 1 + conversation.is_second_turn]
-        answers = [self._lookups.get(_name(digest), counted=False) for digest in digests]  # in one MGET
-        for digest, answer in zip(digests, answers, strict=True):
+        answers = [self._lookups.get(_name(digest), counted=False) for digest in conversation.before]
+        for digest, answer in zip(conversation.before, answers, strict=True):  # all in one MGET
             model = self._said(digest, await answer)
             if model is not None:
                 return None if model == UNSURE else model
@@ -95,32 +100,34 @@ class Conversations:
     def remember(self, conversation: Conversation, model: str, *, moved: bool) -> None:
         """From now on it is on that model. `moved`: a policy or a failure has chosen it. Else its turns go
         there anyhow, and it must only not be taken for one that began alike."""
-        began, digest = conversation.began, conversation.id
-        if digest is None:
-            if not moved:
-                self._write(self._differs(began))
-            elif self._known(began, KEEP_SECONDS / 2) not in (model, UNSURE):
-                self._keep(began, model)
-                self._write(self._begins(began, model))
-        elif moved and self._known(digest, KEEP_SECONDS / 2) != model:
-            self._keep(digest, model)
-            self._write(self._link.ask("SET", _name(digest), model, "EX", KEEP_SECONDS))
+        now = conversation.now
+        known = self._known(now, KEEP_SECONDS / 2)
+        if not moved:
+            if not conversation.before:
+                self._write(self._differs(now))
+        elif conversation.is_named:
+            if known != model:
+                self._keep(now, model)
+                self._write(self._link.ask("SET", _name(now), model, "EX", KEEP_SECONDS))
+        elif known not in (model, UNSURE):
+            self._keep(now, model)
+            self._write(self._goes_on(now, model))
 
-    async def _begins(self, began: bytes, model: str) -> None:
-        """A first turn was moved to that model. Did one that began alike go to another?"""
-        name, fresh = _name(began), ("EX", KEEP_SECONDS)
+    async def _goes_on(self, now: bytes, model: str) -> None:
+        """A call was moved to that model. Did one that had said the same go to another?"""
+        name, fresh = _name(now), ("EX", KEEP_SECONDS)
         before = await self._link.ask("SET", name, model, *fresh, "NX", "GET")
         if before == model.encode():
             await self._link.ask("EXPIRE", name, KEEP_SECONDS)
         elif before is not None:
-            self._keep(began, UNSURE)
+            self._keep(now, UNSURE)
             await self._link.ask("SET", name, UNSURE, *fresh)
 
-    async def _differs(self, began: bytes) -> None:
+    async def _differs(self, now: bytes) -> None:
         """A first turn went where it asked to, which is not remembered. Did one that began alike not?"""
-        if began in self._models:
-            self._keep(began, UNSURE)
-        await self._link.ask("SET", _name(began), UNSURE, "XX", "KEEPTTL")
+        if now in self._models:
+            self._keep(now, UNSURE)
+        await self._link.ask("SET", _name(now), UNSURE, "XX", "KEEPTTL")
 
     def _keep(self, conversation: bytes, model: str) -> None:
         self._models.pop(conversation, None)
@@ -162,30 +169,44 @@ def _name(conversation: bytes) -> str:
 
 def conversation_of(exchange: "Exchange") -> Conversation:
     """Never the same for two tenants or two keys. By what the client sent, before any rewrite."""
-    key, asked = exchange.key, exchange.request
-    about = _encode((key.lineage_id, exchange.session, exchange.end_user, asked.model))
+    key, asked, session = exchange.key, exchange.request, exchange.session
+    about = _encode((key.lineage_id, session, exchange.end_user, asked.model))
     hashed = hashlib.sha256(key.tenant.fingerprint_key + about)
     messages = asked.fields.messages
-    first = next((turn for turn in messages if turn.role == "user"), None)
-    for piece in () if first is None else _pieces(first.content):
-        _add(hashed, piece)
-    began = hashed.digest()[:16]
-    answers = [turn for turn in messages[:-1] if turn.role == "assistant"]  # at the end it is a prefill
+    if messages and messages[-1].role == "assistant":
+        messages = messages[:-1]  # the beginning of the reply, no answer yet
+    answers = [place for place, message in enumerate(messages) if message.role == "assistant"]
+    if session is not None:
+        return _of_session(hashed, messages, answers)
     if not answers:
-        return Conversation(began, None)
-    for piece in _answer_pieces(answers[0].content):
-        _add(hashed, piece)
-    return Conversation(began, hashed.digest()[:16], is_second_turn=len(answers) == 1)
+        return Conversation((), _digest(hashed, messages))
+    before = _digest(hashed, messages[: answers[-1]])
+    return Conversation((before,), _digest(hashed, messages[answers[-1] :]))
 
 
-def _add(hashed: "hashlib._Hash", piece: bytes) -> None:
-    hashed.update(b"%d " % len(piece))
-    hashed.update(piece[:PIECE_BYTES_MAX])
+def _of_session(hashed: "hashlib._Hash", messages: Sequence[Message], answers: Sequence[int]) -> Conversation:
+    first = next((place for place, message in enumerate(messages) if message.role == "user"), 0)
+    began = _digest(hashed, messages[first : first + 1])
+    if not answers:
+        return Conversation((), began)
+    now = _digest(hashed, messages[answers[0] : answers[0] + 1])
+    # Only in the second turn its beginning was all that was known of it the turn before.
+    return Conversation((now, began) if len(answers) == 1 else (now,), now, is_named=True)
+
+
+def _digest(hashed: "hashlib._Hash", messages: Iterable[Message]) -> bytes:
+    """Of these messages after those before; what is the same whenever they are sent again."""
+    for message in messages:
+        hashed.update(message.role.encode())
+        for piece in _pieces(message.content):
+            hashed.update(b"%d " % len(piece))
+            hashed.update(piece[:PIECE_BYTES_MAX])
+    return hashed.digest()[:16]
 
 
 def _pieces(content: str | list[Fields]) -> Iterator[bytes]:
-    """What is the same in every turn: clients mark the newest message for the prompt cache, and may write a
-    text that they mark as a block."""
+    """Clients mark the newest message for the prompt cache, may write a text that they mark as a block, leave
+    thinking out later, and empty old results of tools."""
     if isinstance(content, str):
         yield content.encode("utf-8", "surrogatepass")
         return
@@ -193,18 +214,20 @@ def _pieces(content: str | list[Fields]) -> Iterator[bytes]:
         text = value_of(block.get("text", ABSENT), str)
         if text is not None:
             yield text.encode("utf-8", "surrogatepass")
-        else:
-            yield _encode({name: raw for name, raw in block.items() if name != "cache_control"})
+        elif "tool_use_id" in block:
+            yield bytes(block["tool_use_id"])
+        elif block_type(block) not in _THINKING:
+            yield b"".join([_ends(raw) for name, raw in block.items() if name != "cache_control"])
 
 
-def _answer_pieces(content: str | list[Fields]) -> Iterator[bytes]:
-    """Of an answer: its texts, and what its uses of tools are called. Clients may leave its thinking out."""
-    for piece in [content] if isinstance(content, str) else content:
-        text = piece if isinstance(piece, str) else value_of(piece.get("text", ABSENT), str)
-        if text is not None:
-            yield text.encode("utf-8", "surrogatepass")
-        elif not isinstance(piece, str) and "id" in piece:
-            yield bytes(piece["id"])
+def _ends(raw: Raw) -> bytes:
+    view = memoryview(raw)
+    size = len(view)
+    return (
+        bytes(view)
+        if size <= 2 * END_BYTES
+        else b"%d" % size + bytes(view[:END_BYTES]) + bytes(view[-END_BYTES:])
+    )
 
 
 def answered(exchange: "Exchange") -> None:

@@ -36,6 +36,7 @@ Kind = Literal[
     "on_exhausted",
     "max_tokens_cap",
     "max_tokens_set",
+    "thinking",
     "stop_sequences",
     "cache",
     "prompt_cache",
@@ -178,6 +179,8 @@ def _limits(actions: Actions) -> Iterable[Compiled]:
         yield Action("max_tokens_cap", f"max_tokens at most {limits.cap:,}", {"max_tokens_cap": limits.cap})
     if limits is not None and limits.set is not None:
         yield Action("max_tokens_set", f"max_tokens {limits.set:,}", {"max_tokens_set": limits.set})
+    if actions.thinking is not None:
+        yield Action("thinking", "no thinking", {"thinking_off": True})
     if actions.stop_sequences:
         stops = actions.stop_sequences
         yield Action("stop_sequences", f"{len(stops)} stop sequences", {"stop_sequences": stops})

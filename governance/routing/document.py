@@ -208,6 +208,7 @@ class Actions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
 
     fallbacks      where a call goes when upstream answers 429, 529 or 5xx before any output, in order
     on_exhausted   the cheaper model for a call whose hold does not fit in a budget
+    thinking       off: none, where the request says nothing of it and the model can do without
     concise        true, or the instruction's own words
     """
 
@@ -215,6 +216,7 @@ class Actions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     fallbacks: Annotated[tuple[Target, ...], Meta(max_length=4)] = ()
     on_exhausted: Target | None = None
     max_tokens: MaxTokens | None = None
+    thinking: Literal["off"] | None = None
     stop_sequences: Annotated[
         tuple[Annotated[str, Meta(min_length=1, max_length=80)], ...], Meta(max_length=8)
     ] = ()

@@ -8,8 +8,8 @@ from governance.routing.document import Actions, Between, Match, Policy, Rule
 
 _ANY_OF = frozenset({"keys", "teams", "end_users", "models", "tiers", "has_any", "latency"})
 _FIRST_COUNTS = (
-    "route", "fallbacks", "on_exhausted", "stop_sequences", "cache", "prompt_cache", "history", "concise",
-    "system", "json_output", "timeout_seconds", "answer",
+    "route", "fallbacks", "on_exhausted", "thinking", "stop_sequences", "cache", "prompt_cache", "history",
+    "concise", "system", "json_output", "timeout_seconds", "answer",
 )  # fmt: skip
 
 

@@ -38,6 +38,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     on_exhausted: str | None = None
     max_tokens_cap: int | None = None
     max_tokens_set: int | None = None
+    thinking_off: bool = False
     stop_sequences: tuple[str, ...] = ()
     cache: Cache | None = None
     cache_rule: str | None = None

@@ -36,7 +36,8 @@ def check(rule: Rule, place: Path, known: Known, tiers: Tiers) -> Iterator[Findi
 def _short(rule: Rule, limit: int, path: Path, known: Known, tiers: Tiers) -> Iterator[Finding]:
     for model in _reached(rule, known, tiers):
         takes = capabilities_of(model)
-        if takes is not None and takes.thinks_unasked:
+        is_off = rule.then.thinking is not None and takes is not None and least_thinking(takes) is not None
+        if takes is not None and takes.thinks_unasked and not is_off:
             sentence = (
                 f"{model.model_id} thinks unasked, and that counts: max_tokens of {limit:,} may leave "
                 f"nothing for the answer. Allow {THINKING_ROOM_TOKENS:,} at least."

@@ -85,8 +85,10 @@ def test_it_leaves_a_denied_model_also_where_the_tenants_rule_decides_this_turn(
     assert answered_by(stack, account, LATER) == CHEAP
 
 
-def later_turn() -> Conversation:
-    return Conversation(secrets.token_bytes(16), secrets.token_bytes(16), is_second_turn=True)
+def turns() -> tuple[Conversation, Conversation]:
+    """Two of the same conversation, one after the other."""
+    first, second = secrets.token_bytes(16), secrets.token_bytes(16)
+    return Conversation((), first), Conversation((first,), second)
 
 
 async def told(worker: Conversations, conversation: Conversation, model: str, *, moved: bool) -> None:
@@ -96,32 +98,31 @@ async def told(worker: Conversations, conversation: Conversation, model: str, *,
 
 
 async def test_every_worker_sees_a_conversation_move_and_remembers_it_without_valkey() -> None:
-    link, conversation = Link(settings.REDIS_URL), later_turn()
+    link, name = Link(settings.REDIS_URL), secrets.token_bytes(16)
+    session = Conversation((name,), name, is_named=True)
     lookups = Lookups(link, lambda what: None)
     one, other = Conversations(link, lookups), Conversations(link, lookups)
-    one.remember(conversation, ASKED, moved=True)
-    await asyncio.wait(one._writing)
-    assert await other.model(conversation) == ASKED
-    other.remember(conversation, CHEAP, moved=True)
-    await asyncio.wait(other._writing)
-    assert await one.model(conversation) == CHEAP
-    one.remember(conversation, CHEAP, moved=True)
+    await told(one, session, ASKED, moved=True)
+    assert await other.model(session) == ASKED
+    await told(other, session, CHEAP, moved=True)
+    assert await one.model(session) == CHEAP
+    one.remember(session, CHEAP, moved=True)
     assert not one._writing, "what is known is not written again"
     lookups.away = True
-    assert await one.model(conversation) == CHEAP
-    assert await one.model(later_turn()) is None
+    assert await one.model(session) == CHEAP
+    assert await one.model(turns()[1]) is None
     await one.stop()
 
 
 @pytest.mark.parametrize("same_worker", [True, False])
-async def test_of_beginnings_that_went_to_different_models_nothing_is_known(same_worker: bool) -> None:
+async def test_of_calls_that_said_the_same_and_went_to_different_models_nothing_is_known(
+    same_worker: bool,
+) -> None:
     link = Link(settings.REDIS_URL)
     lookups = Lookups(link, lambda what: None)
     one = Conversations(link, lookups)
     other = one if same_worker else Conversations(link, lookups)
-    first, second = Conversation(b"beginning" + secrets.token_bytes(7), None), later_turn()
-    second.began = first.began
-
+    first, second = turns()
     await told(one, first, CHEAP, moved=True)
     await told(other, first, CHEAP, moved=True)
     assert await one.model(second) == CHEAP
@@ -129,8 +130,6 @@ async def test_of_beginnings_that_went_to_different_models_nothing_is_known(same
     assert await one.model(second) is None
     await told(one, first, CHEAP, moved=True)
     assert await other.model(second) is None, "once in doubt, in doubt for as long as anything is remembered"
-    await told(one, second, CHEAP, moved=True)
-    assert await other.model(second) == CHEAP, "its first answer tells it from the others"
     await one.stop()
 
 
@@ -140,15 +139,72 @@ async def test_a_beginning_that_was_not_moved_is_not_taken_for_one_that_was(same
     lookups = Lookups(link, lambda what: None)
     one = Conversations(link, lookups)
     other = one if same_worker else Conversations(link, lookups)
-    another = later_turn()
-    begins = Conversation(another.began, None)
-    await told(one, begins, CHEAP, moved=True)
-    assert await other.model(another) == CHEAP
-    third_turn = Conversation(another.began, another.id)
-    assert await other.model(third_turn) is None, "its own second turn would have been remembered"
-    await told(other, begins, ASKED, moved=False)
-    assert await one.model(another) is None
+    first, second = turns()
+    await told(one, first, CHEAP, moved=True)
+    assert await other.model(second) == CHEAP
+    await told(other, first, ASKED, moved=False)
+    assert await one.model(second) is None
     await one.stop()
+
+
+def test_examples_at_the_head_of_a_prompt_make_no_conversation(stack: Stack, account: Account) -> None:
+    """Else all who send the same examples would stay on the model that answered one of them."""
+    govern(
+        account,
+        """
+        rules:
+          - {name: Short, when: {words: {at_most: 3}}, then: {route: {tier: haiku}}}
+          - {name: Long, then: {route: {tier: opus}}}
+        """,
+    )
+    examples = [
+        *LATER[:2],
+        {"role": "user", "content": "Good night."},
+        {"role": "assistant", "content": "Bye."},
+    ]
+    short = [*examples, {"role": "user", "content": "And now?"}]
+    assert answered_by(stack, account, short) == CHEAP
+    asks_more = [*examples, {"role": "user", "content": "What is the meaning of all this?"}]
+    assert answered_by(stack, account, asks_more) == DEAR
+    assert answered_by(stack, account, short) == CHEAP
+    third = [*asks_more, {"role": "assistant", "content": "Nothing."}, {"role": "user", "content": "Oh."}]
+    assert answered_by(stack, account, third) == DEAR, "but what follows is one"
+
+
+def test_what_a_client_changes_in_what_it_sends_again_is_the_same_conversation(
+    stack: Stack, account: Account
+) -> None:
+    """Breakpoints for the prompt cache move, thinking is left out, old results of tools are emptied."""
+    govern(
+        account,
+        """
+        rules:
+          - {name: First, when: {turn: first}, then: {route: {tier: haiku}}}
+          - {name: Later, then: {route: {tier: opus}}}
+        """,
+    )
+    marked = {"type": "text", "text": "Look.", "cache_control": {"type": "ephemeral"}}
+    call = {"type": "tool_use", "id": "toolu_1", "name": "look", "input": {}}
+    tools = [{"name": "look", "input_schema": {"type": "object"}}]
+
+    def model(messages: list[Any]) -> str:
+        return str(post(stack, account, {**ASK, "tools": tools, "messages": messages}).json()["model"])
+
+    def result(text: str) -> dict[str, Any]:
+        return {
+            "role": "user",
+            "content": [{"type": "tool_result", "tool_use_id": "toolu_1", "content": text}],
+        }
+
+    asked: list[Any] = [{"role": "user", "content": [marked]}]
+    assert model(asked) == CHEAP
+    second = [{"role": "user", "content": "Look."}, {"role": "assistant", "content": [call]}, result("Much.")]
+    assert model(second) == CHEAP
+    third = [*second[:2], result(""), {"role": "assistant", "content": "There."}, LATER[2]]
+    assert model(third) == CHEAP
+    other = [*second[:2], result(""), {"role": "assistant", "content": "There."}, LATER[2]]
+    other[0] = {"role": "user", "content": "Look again."}
+    assert model(other) == DEAR
 
 
 def test_a_stranger_who_begins_with_the_same_words_moves_nobody(stack: Stack, account: Account) -> None:

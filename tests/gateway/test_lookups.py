@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from django.conf import settings
 
-from governance.gateway.conversations import Conversations
+from governance.gateway.conversations import Conversation, Conversations
 from governance.gateway.lookups import NO_ANSWER, Lookups, begin_call, seconds_left
 from governance.gateway.summaries import Summaries
 from governance.valkey.link import Link
@@ -43,11 +43,11 @@ async def test_after_one_time_out_nothing_that_is_looked_up_is_waited_for() -> N
         lookups = Lookups(link, lambda what: counts.update((what,)))
         conversations, summaries = Conversations(link, lookups), Summaries(link, lookups)
         began = monotonic()
-        assert await conversations.model(b"first") is None
+        assert await conversations.model(Conversation((b"first",), b"second")) is None
         assert monotonic() - began > 0.045, "there is something to wait for"
         assert lookups.away
         for _ in range(3):
-            assert at_once(conversations.model(b"second")) is None
+            assert at_once(conversations.model(Conversation((b"second",), b"third"))) is None
             assert at_once(summaries.find(b"third")) is None
             assert at_once(summaries.keep(secrets.token_bytes(16), "Ducks.")) == "Ducks."
             assert lookups.get("fourth").done()

@@ -212,7 +212,7 @@ def test_the_race_of_publishers_is_there_where_nothing_is_locked(
 
     monkeypatch.setattr(policies, "_lock", unlocked)
     outcomes = at_once(4, lambda: publish(policy))
-    assert len([outcome for outcome in outcomes if isinstance(outcome, Exception)]) == 3
+    assert any(isinstance(outcome, Exception) for outcome in outcomes)  # who came late reads the next number
     assert not any(isinstance(outcome, PolicyRefused) for outcome in outcomes)
 
 

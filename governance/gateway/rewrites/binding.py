@@ -41,7 +41,7 @@ def bound(fields: Body, model: ModelFacts | None) -> NotDone | None:
         return None
     name = fields.model if model is None else model.model_id
     kind = value_of((fields.thinking or {}).get("type", ABSENT), str)
-    if kind == "disabled":
+    if kind == "disabled" or (kind == "between_tools" and not fields.tools):
         return None
     if kind is not None:
         return NotDone(f"{name} signs its thinking over what it was sent, and the next turn brings that back")

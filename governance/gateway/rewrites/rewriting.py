@@ -1,15 +1,17 @@
 """What a route changes in a request, in one fixed order:
 
     model            another model, and what it needs             model
+    thinking         none, where nobody asked for it              thinking-off
     history          the beginning of a long conversation goes    history(-12): so many messages
     system           the system prompt, after it or instead       system
     concise          an instruction at its end                    concise
     json output      a format for the reply                       json-output
     output           max_tokens, stop sequences                   max-tokens, stop-sequences
 
-The model comes first because it decides what the others may do. A rewrite that cannot be made is left out and
-says why; the others are made all the same. The result is read again like any request: it is what is bound,
-held and sent. Without a rule for any of them the request is the very same object.
+The model comes first because it decides what the others may do, and thinking next because text may change
+only where no thinking is signed over it. A rewrite that cannot be made is left out and says why; the others
+are made all the same. The result is read again like any request: it is what is bound, held and sent. Without
+a rule for any of them the request is the very same object.
 
 `marked` is a step of its own, for when it is known that the call is really sent: an answer that was kept
 needs no prompt cache, and is found by the prompt without marks.
@@ -23,7 +25,15 @@ from datetime import datetime
 import msgspec
 
 from governance.gateway.request import ABSENT, Request, RequestRefused
-from governance.gateway.rewrites import history, json_output, model, output, prompt_cache, system
+from governance.gateway.rewrites import (
+    history,
+    json_output,
+    model,
+    output,
+    prompt_cache,
+    system,
+    thinking,
+)
 from governance.gateway.rewrites.binding import bound
 from governance.gateway.rewrites.draft import Draft, NotDone, draft_of
 from governance.gateway.rewrites.prompt_cache import Caller
@@ -89,6 +99,8 @@ def rewritten(request: Request, route: Route, about: About) -> Rewritten:
                 "model",
                 lambda draft: model.swapped(draft, target, name, today, source=source, is_on_it=is_on_it),
             )
+    if route.thinking_off:
+        work.do("thinking-off", lambda draft: thinking.off(draft, work.target))
     if route.history is not None:
         work.cut(route)
     if route.system is not None:
@@ -131,6 +143,7 @@ def has_rewrites(route: Route) -> bool:
     return any(
         (
             route.model is not None,
+            route.thinking_off,
             route.history is not None,
             route.system is not None,
             route.concise is not None,
