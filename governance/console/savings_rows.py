@@ -8,14 +8,17 @@ from governance.core.money import format_usd
 from governance.routing.models import PolicyVersion
 
 LAYER_TEXTS = {
+    "client_cache": "Prompt cache, as the client asked",
     "response_cache": "Answered from the response cache",
     "trimming": "Shorter prompt",
     "routing": "Another model",
     "prompt_cache": "Prompt cache, breakpoints added",
-    "client_cache": "Prompt cache, as the client asked",
     "overhead": "Classifier, summaries, answers not used",
 }
 """gateway/savings.py's layers, in the order of the path."""
+
+CLIENTS_OWN = "client_cache"
+"""The layer that is none of our doing."""
 
 
 def savings_rows(call: Call) -> list[dict[str, str]]:

@@ -15,6 +15,8 @@ from collections import defaultdict
 from time import monotonic, time
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from governance.calls.models import Outcome
 from governance.calls.request_facts import RequestFacts
 from governance.core.money import nanos_to_usd
@@ -275,6 +277,7 @@ def _record(exchange: "Exchange", entry: Entry) -> None:
     if entry.facts and exchange.asked is None:
         facts.tell(exchange, RequestFacts(entry.facts, entry.fingerprints), entry.cache_digest)
     asked = exchange.asked_terms or savings.Asked(exchange.requested_model or "", sent_bytes=1)
+    asked = replace(asked, injected=exchange.request.cache_ttl is None)
     book = exchange.key.tenant.book
     saved = savings.of_hit(asked, entry.passes, book, exchange.started_at)
     paid_nanos = 0 if exchange.earlier is None else exchange.earlier.paid_nanos

@@ -4,15 +4,17 @@
 of it read from or written to a cache. From there each layer's part is the difference that it makes, in the
 order of the path, so that the parts add up to baseline minus cost exactly:
 
+    client_cache     reads at a fraction of the price, less the premium on writes, at breakpoints that the
+                     client set: it would have had that without us, so it comes before what we do
     response_cache   the answer was kept: nothing is paid, so nothing is left for the others to save
     trimming         what rewrites took out of the prompt, less what they added to it
     routing          another model answered than was asked
-    prompt_cache     reads at a fraction of the price, less the premium on writes, at breakpoints that we set
-    client_cache     the same at breakpoints that the client set
+    prompt_cache     like client_cache, at breakpoints that we set
     overhead         what was paid beside the answer, below zero: classifying, summarising, answers not used
 
-What is estimated: tokens taken out are counted from their bytes at the ratio of what was sent; where the two
-models' tokenizers differ, the new one counts 30 % more tokens than the old one for the same text.
+What is estimated: tokens taken out are counted from their bytes at the ratio of what was sent, and priced as
+if no cache had had them; where the two models' tokenizers differ, the new one counts 30 % more tokens than
+the old one for the same text; the asked model's prompt cache would have had what the other one's had.
 """
 
 from collections.abc import Iterable
@@ -58,15 +60,15 @@ def of_answer(
     at: datetime,
 ) -> Savings:
     """`answer_nanos`: what the attempt cost whose answer the client got; `cost_nanos`: all attempts."""
-    uncached = tuple(_uncached(each) for each in passes)
-    routed = _cost(book, uncached, at)
-    as_asked = tuple(_on_model(each, asked.model, book) for each in uncached)
-    unrouted = _cost(book, as_asked, at)
-    baseline = _whole(asked, as_asked, book, at)
+    found = tuple(_uncached(each) if asked.injected else each for each in passes)
+    unrouted = tuple(_on_model(each, asked.model, book) for each in found)
+    baseline, without_us = _as_asked(asked, unrouted, book, at)
+    unrouted_nanos, routed_nanos = _cost(book, unrouted, at), _cost(book, found, at)
     layers = {
-        "trimming": baseline - unrouted,
-        "routing": unrouted - routed,
-        "prompt_cache" if asked.injected else "client_cache": routed - answer_nanos,
+        "client_cache": baseline - without_us,
+        "trimming": without_us - unrouted_nanos,
+        "routing": unrouted_nanos - routed_nanos,
+        "prompt_cache": routed_nanos - answer_nanos,
         "overhead": answer_nanos - cost_nanos,
     }
     return Savings(baseline, {name: saved for name, saved in layers.items() if saved})
@@ -74,16 +76,20 @@ def of_answer(
 
 def of_hit(asked: Asked, passes: Iterable[Pass], book: PriceBook, at: datetime) -> Savings:
     """An answer from the response cache; `passes`: what it took to make it, priced as of today."""
-    as_asked = tuple(_on_model(_uncached(each), asked.model, book) for each in passes)
-    baseline = _whole(asked, as_asked, book, at)
-    return Savings(baseline, {"response_cache": baseline} if baseline else {})
+    found = tuple(_uncached(each) if asked.injected else each for each in passes)
+    unrouted = tuple(_on_model(each, asked.model, book) for each in found)
+    baseline, without_us = _as_asked(asked, unrouted, book, at)
+    layers = {"client_cache": baseline - without_us, "response_cache": without_us}
+    return Savings(baseline, {name: saved for name, saved in layers.items() if saved})
 
 
-def _whole(asked: Asked, passes: tuple[Pass, ...], book: PriceBook, at: datetime) -> int:
-    """What the passes cost with the whole prompt."""
+def _as_asked(asked: Asked, passes: tuple[Pass, ...], book: PriceBook, at: datetime) -> tuple[int, int]:
+    """What these passes cost with the whole prompt: without any cache, and with what was cached of them."""
+    uncached = tuple(_uncached(each) for each in passes)
     if asked.trimmed_bytes:
         passes = tuple(_untrimmed(each, asked) for each in passes)
-    return _cost(book, passes, at)
+        uncached = tuple(_untrimmed(each, asked) for each in uncached)
+    return _cost(book, uncached, at), _cost(book, passes, at)
 
 
 def _uncached(served: Pass) -> Pass:
@@ -105,17 +111,14 @@ def _on_model(served: Pass, model: str, book: PriceBook) -> Pass:
     usage = served.usage
     if asked.tokenizer != answered.tokenizer:
         more, less = (13, 10) if asked.tokenizer == "new" else (10, 13)
-        usage = replace(
-            usage,
-            input_tokens=usage.input_tokens * more // less,
-            output_tokens=usage.output_tokens * more // less,
-        )
+        *tokens, searches = usage.units
+        usage = Usage(*[*(count * more // less for count in tokens), searches])
     return replace(served, model=asked.model_id, usage=usage)
 
 
 def _untrimmed(served: Pass, asked: Asked) -> Pass:
     usage = served.usage
-    taken = usage.input_tokens * asked.trimmed_bytes // max(asked.sent_bytes, 1)
+    taken = usage.prompt_tokens * asked.trimmed_bytes // max(asked.sent_bytes, 1)
     # A short request with pictures has many tokens to a byte, which what was taken out had not.
     taken = min(taken, max(asked.trimmed_bytes, 0) // BYTES_PER_TOKEN_MIN) if taken > 0 else taken
     return replace(served, usage=replace(usage, input_tokens=max(0, usage.input_tokens + taken)))

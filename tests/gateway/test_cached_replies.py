@@ -156,6 +156,20 @@ def test_a_hit_is_compared_with_the_whole_prompt_as_its_miss_was(pair: Stack) ->
     assert hit.decision["savings"] == {"response_cache": hit.baseline_nanos}
 
 
+def test_a_hit_does_not_claim_what_its_client_saves_by_marking_the_prompt(
+    pair: Stack, account: Account
+) -> None:
+    rules = {"type": "text", "text": f"{account.tenant.slug} " + "Answer by these rules. " * 400}
+    content = {**ASK, "system": [{**rules, "cache_control": {"type": "ephemeral"}}]}
+    ask(pair, account, content, headers=cached())
+    until_hit(pair, account, content, headers=cached())
+    missed, *_, hit = account.wait_for_calls(2)
+    premium = missed.decision["savings"]
+    assert set(premium) == {"client_cache"}
+    assert hit.baseline_nanos == missed.baseline_nanos
+    assert hit.decision["savings"] == premium | {"response_cache": missed.cost_nanos}
+
+
 def test_a_call_says_which_rule_keeps_answers(pair: Stack) -> None:
     """docs/policies/faq-cache.yaml has two rules for it: one that keeps, and one that chooses the model."""
     account = make_tenant()

@@ -91,6 +91,12 @@ def test_marks_make_no_difference_to_the_response_cache(stack: Stack, account: A
     time.sleep(0.2)
     again = [post(stack, account, raw).headers["exchequer-cache"] for raw in raws]
     assert again == ["hit", "hit"]
+    calls = account.wait_for_calls(4)
+    assert [set(call.decision["savings"]) for call in calls[1:]] == [
+        {"prompt_cache"},
+        {"response_cache"},
+        {"response_cache"},
+    ]
 
 
 def test_what_a_rewrite_takes_out_is_saved_by_trimming(stack: Stack, account: Account) -> None:

@@ -98,22 +98,36 @@ def test_what_was_paid_beside_the_answer_counts_against_it(book: PriceBook) -> N
 
 
 def test_a_kept_answer_saves_what_it_would_cost_today_as_asked(book: PriceBook) -> None:
-    hit = of_hit(
-        Asked(OPUS, 800), [Pass(SONNET, Usage(cache_read_input_tokens=1_000, output_tokens=10))], book, NOW
-    )
+    """Opus 5.5: 4 dollars a million in, 0.20 read, 20 out."""
+    passes = [Pass(SONNET, Usage(cache_read_input_tokens=1_000, output_tokens=10))]
+    hit = of_hit(Asked(OPUS, 800, injected=True), passes, book, NOW)
     assert (hit.baseline_nanos, hit.layers) == (4_200_000, {"response_cache": 4_200_000})
+    hit = of_hit(Asked(OPUS, 800), passes, book, NOW)
+    assert (hit.baseline_nanos, hit.layers) == (
+        4_200_000,
+        {"client_cache": 3_800_000, "response_cache": 400_000},
+    )
+
+
+def test_what_the_client_caches_itself_is_no_saving_of_another_models(book: PriceBook) -> None:
+    """10,000 tokens read from the client's own prompt cache would have been cheap on Opus too."""
+    reads = Pass(HAIKU, Usage(cache_read_input_tokens=10_000))
+    saved, cost = answered(book, Asked(OPUS, 800), reads)
+    as_asked = book.rate([Pass(OPUS, Usage(cache_read_input_tokens=10_000))], NOW).cost_nanos
+    assert saved.baseline_nanos == 40_000_000
+    assert saved.layers == {"client_cache": 40_000_000 - as_asked, "routing": as_asked - cost}
 
 
 @settings(max_examples=300, derandomize=True, deadline=None)
 @given(
     model=_models, passes=_passes, sent=st.integers(2, 10**6), trimmed=st.integers(-100, 10**6),
-    beside=st.integers(0, 10**9),
+    injected=st.booleans(), beside=st.integers(0, 10**9),
 )  # fmt: skip
 def test_a_kept_answer_is_compared_with_what_its_first_call_was(
-    book: PriceBook, model: str, passes: list[Pass], sent: int, trimmed: int, beside: int
+    book: PriceBook, model: str, passes: list[Pass], sent: int, trimmed: int, injected: bool, beside: int
 ) -> None:
     """Miss and hit of the same body have one baseline, and the hit saves all of it."""
-    asked = Asked(model, sent, trimmed)
+    asked = Asked(model, sent, trimmed, injected)
     missed, _ = answered(book, asked, *passes, beside_nanos=beside)
     hit = of_hit(asked, passes, book, NOW)
     assert hit.baseline_nanos == missed.baseline_nanos
