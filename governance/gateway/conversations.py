@@ -4,8 +4,9 @@ It is on the model that answered it last, whether a rule chose that one or it ca
 the second step of a cascade, a budget without room for another.
 A turn is known by the key, the end user that its caller names, the model that it asks for, and what was said
 before it: all messages up to the last answer, so examples at the head of a prompt make none. Where its caller
-names a session, how it began will do, the first message and the first answer: agents change what they have sent. A session's agents have a conversation each. Who has said the same so far cannot be told apart;
-so where such calls went to different models nothing is known of any, and each is routed like a new one.
+names a session, how it began will do, the first message and the first answer: agents change what they have
+sent. A session's agents have a conversation each. Who has said the same so far cannot be told apart; so where
+such calls went to different models nothing is known of any, and each is routed like a new one.
 Its model is remembered in Valkey, where every worker sees it move, and in this process, for when Valkey has
 forgotten it or is away. Should both have forgotten it, its next turn is routed like a new one.
 """
