@@ -1,6 +1,7 @@
 """One client request on its way through the gateway: what is known of it so far."""
 
 import asyncio
+import re
 from collections.abc import Callable
 from copy import copy
 from datetime import datetime
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 VISIBLE = bytes(code if 32 <= code < 127 else ord("?") for code in range(256))
 """A line break in the name of a model would begin another header."""
 PLAIN = "".join(char for char in map(chr, range(32, 127)) if char not in "%;")
+_is_plain = re.compile(f"[{re.escape(PLAIN)}]*").fullmatch
 
 
 class Exchange:
@@ -262,7 +264,9 @@ class Exchange:
         if not self.decision:
             return b"allowed"
         told = [
-            f"{name}={quote(value, PLAIN, errors='replace') if isinstance(value, str) else value}"
+            f"{name}={value}"
+            if isinstance(value, int) or _is_plain(value)
+            else f"{name}={quote(value, PLAIN, errors='replace')}"
             for name, value in self.decision.items()
             if isinstance(value, int | str)
         ]

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from functools import partial
+from time import monotonic
 from typing import Any
 
 from governance.valkey.link import SECONDS_MAX, Link
@@ -37,17 +38,17 @@ class Patience:
         self._waiting = 0
         self._began = 0.0
 
-    def begins(self, now: float) -> None:
+    def begins(self) -> None:
         """It waits for one more answer."""
         if not self._waiting:
-            self._began = now
+            self._began = monotonic()
         self._waiting += 1
 
-    def ends(self, now: float) -> None:
+    def ends(self, _: object = None) -> None:
         """And for one less; what it waits for at the same time counts once."""
         self._waiting -= 1
         if not self._waiting:
-            self.seconds_left = max(0.0, self.seconds_left - (now - self._began))
+            self.seconds_left = max(0.0, self.seconds_left - (monotonic() - self._began))
 
 
 _patience: ContextVar[Patience | None] = ContextVar("patience", default=None)
@@ -122,8 +123,8 @@ class Lookups:
         batch.waiting.setdefault(name, []).append(future)
         batch.counted += counted
         if patience is not None:
-            patience.begins(loop.time())
-            future.add_done_callback(lambda _: patience.ends(loop.time()))
+            patience.begins()
+            future.add_done_callback(patience.ends)
             if patience.seconds_left < SECONDS_MAX:  # else the batch is late no later
                 due = loop.time() + patience.seconds_left
                 timer = loop.call_at(due, self._out_of_patience, batch, future, counted, due)
@@ -147,14 +148,14 @@ class Lookups:
 
     async def in_time(self, replies: "Sequence[asyncio.Future[Any]]", until: float) -> None:
         """Until all are there, or it is too late by the event loop's time: then it is noted."""
-        patience, loop = _patience.get(), asyncio.get_running_loop()
+        patience = _patience.get()
         if patience is not None:
-            patience.begins(loop.time())
+            patience.begins()
         try:
             await self._in_time(replies, until)
         finally:
             if patience is not None:
-                patience.ends(loop.time())
+                patience.ends()
 
     async def _in_time(self, replies: "Sequence[asyncio.Future[Any]]", until: float) -> None:
         loop = asyncio.get_running_loop()

@@ -60,10 +60,11 @@ def of_answer(
     at: datetime,
 ) -> Savings:
     """`answer_nanos`: what the attempt cost whose answer the client got; `cost_nanos`: all attempts."""
-    found = tuple(_uncached(each) if asked.injected else each for each in passes)
-    unrouted = tuple(_on_model(each, asked.model, book) for each in found)
+    found = tuple([_uncached(each) if asked.injected else each for each in passes])
+    unrouted = tuple([_on_model(each, asked.model, book) for each in found])
     baseline, without_us = _as_asked(asked, unrouted, book, at)
-    unrouted_nanos, routed_nanos = _cost(book, unrouted, at), _cost(book, found, at)
+    unrouted_nanos = _cost(book, unrouted, at) if asked.trimmed_bytes else without_us
+    routed_nanos = unrouted_nanos if unrouted == found else _cost(book, found, at)
     layers = {
         "client_cache": baseline - without_us,
         "trimming": without_us - unrouted_nanos,
@@ -76,8 +77,8 @@ def of_answer(
 
 def of_hit(asked: Asked, passes: Iterable[Pass], book: PriceBook, at: datetime) -> Savings:
     """An answer from the response cache; `passes`: what it took to make it, priced as of today."""
-    found = tuple(_uncached(each) if asked.injected else each for each in passes)
-    unrouted = tuple(_on_model(each, asked.model, book) for each in found)
+    found = tuple([_uncached(each) if asked.injected else each for each in passes])
+    unrouted = tuple([_on_model(each, asked.model, book) for each in found])
     baseline, without_us = _as_asked(asked, unrouted, book, at)
     layers = {"client_cache": baseline - without_us, "response_cache": without_us}
     return Savings(baseline, {name: saved for name, saved in layers.items() if saved})
@@ -85,11 +86,13 @@ def of_hit(asked: Asked, passes: Iterable[Pass], book: PriceBook, at: datetime) 
 
 def _as_asked(asked: Asked, passes: tuple[Pass, ...], book: PriceBook, at: datetime) -> tuple[int, int]:
     """What these passes cost with the whole prompt: without any cache, and with what was cached of them."""
-    uncached = tuple(_uncached(each) for each in passes)
+    uncached = tuple([_uncached(each) for each in passes])
+    is_any_cached = uncached != passes
     if asked.trimmed_bytes:
         passes = tuple(_untrimmed(each, asked) for each in passes)
         uncached = tuple(_untrimmed(each, asked) for each in uncached)
-    return _cost(book, uncached, at), _cost(book, passes, at)
+    without_us = _cost(book, passes, at)
+    return (_cost(book, uncached, at) if is_any_cached else without_us), without_us
 
 
 def _uncached(served: Pass) -> Pass:
