@@ -16,7 +16,7 @@ from governance.gateway.errors import CallRefused
 from governance.gateway.model_list import check_models, models_asked
 from governance.gateway.other_model import why_not_allowed
 from governance.gateway.responses import GatewayResponse
-from governance.gateway.rewrites.rewriting import About, Rewritten, media_bytes, rewritten
+from governance.gateway.rewrites.rewriting import About, Rewritten, has_rewrites, media_bytes, rewritten
 from governance.gateway.savings import Asked
 from governance.gateway.template_answer import template_answer
 from governance.routing.denials import without_denied
@@ -56,7 +56,10 @@ async def decide(exchange: "Exchange") -> GatewayResponse | None:
     if on is None and route.classify is not None:
         route = replace(route, model=await classifying.model_for(exchange, route.classify))
     model, more_reasons = _model(exchange, route, on)
-    exchange.route = route = replace(route, model=model)
+    exchange.route = route = route if model == route.model else replace(route, model=model)
+    if not has_rewrites(route):
+        _take(exchange, Rewritten(exchange.request), [*reasons, *more_reasons])
+        return None
     terms = About(
         book=key.tenant.book,
         at=exchange.started_at,
@@ -68,10 +71,7 @@ async def decide(exchange: "Exchange") -> GatewayResponse | None:
         summary = await summarising.summary_for(exchange, route.history, route.summarise_by)
         if summary is not None:
             sent = rewritten(exchange.request, route, replace(terms, summary=summary))
-    _take(exchange, sent)
-    about = exchange.decision["policy"]
-    about["rewrites"] = sent.names
-    about["not_done"] = [*reasons, *more_reasons, *sent.reasons]
+    _take(exchange, sent, [*reasons, *more_reasons, *sent.reasons])
     return None
 
 
@@ -135,8 +135,11 @@ def _model(exchange: "Exchange", route: Route, on: str | None) -> tuple[str | No
     return model, []
 
 
-def _take(exchange: "Exchange", sent: Rewritten) -> None:
-    """From now on the rewritten request is the call's; the client's own is for its row."""
+def _take(exchange: "Exchange", sent: Rewritten, reasons: list[str]) -> None:
+    """From now on the rewritten request is the call's; the client's own is for its row, and so are the
+    reasons for what was not done."""
+    about = exchange.decision["policy"]
+    about["rewrites"], about["not_done"] = sent.names, reasons
     asked = exchange.request
     if sent.request is not asked:
         exchange.asked, exchange.request = asked, sent.request

@@ -77,11 +77,13 @@ def of_answer(
 
 def of_hit(asked: Asked, passes: Iterable[Pass], book: PriceBook, at: datetime) -> Savings:
     """An answer from the response cache; `passes`: what it took to make it, priced as of today."""
-    found = tuple([_uncached(each) if asked.injected else each for each in passes])
+    found = [_uncached(each) if asked.injected else each for each in passes]
     unrouted = tuple([_on_model(each, asked.model, book) for each in found])
     baseline, without_us = _as_asked(asked, unrouted, book, at)
-    layers = {"client_cache": baseline - without_us, "response_cache": without_us}
-    return Savings(baseline, {name: saved for name, saved in layers.items() if saved})
+    layers = {"response_cache": without_us} if without_us else {}
+    if baseline != without_us:
+        layers["client_cache"] = baseline - without_us
+    return Savings(baseline, layers)
 
 
 def _as_asked(asked: Asked, passes: tuple[Pass, ...], book: PriceBook, at: datetime) -> tuple[int, int]:
