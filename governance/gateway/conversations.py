@@ -110,7 +110,7 @@ class Conversations:
                 self._keep(now, model)
                 self._write(self._link.ask("SET", _name(now), model, "EX", KEEP_SECONDS))
         elif known not in (model, UNSURE):
-            self._keep(now, model)
+            self._keep(now, UNSURE if known is not None else model)
             self._write(self._goes_on(now, model))
 
     async def _goes_on(self, now: bytes, model: str) -> None:

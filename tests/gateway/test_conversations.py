@@ -91,6 +91,13 @@ def turns() -> tuple[Conversation, Conversation]:
     return Conversation((), first), Conversation((first,), second)
 
 
+def workers(are_one: bool, url: str = settings.REDIS_URL) -> tuple[Conversations, Conversations]:
+    link = Link(url)
+    lookups = Lookups(link, lambda what: None)
+    one = Conversations(link, lookups)
+    return one, one if are_one else Conversations(link, lookups)
+
+
 async def told(worker: Conversations, conversation: Conversation, model: str, *, moved: bool) -> None:
     worker.remember(conversation, model, moved=moved)
     if worker._writing:
@@ -118,10 +125,7 @@ async def test_every_worker_sees_a_conversation_move_and_remembers_it_without_va
 async def test_of_calls_that_said_the_same_and_went_to_different_models_nothing_is_known(
     same_worker: bool,
 ) -> None:
-    link = Link(settings.REDIS_URL)
-    lookups = Lookups(link, lambda what: None)
-    one = Conversations(link, lookups)
-    other = one if same_worker else Conversations(link, lookups)
+    one, other = workers(same_worker)
     first, second = turns()
     await told(one, first, CHEAP, moved=True)
     await told(other, first, CHEAP, moved=True)
@@ -133,12 +137,18 @@ async def test_of_calls_that_said_the_same_and_went_to_different_models_nothing_
     await one.stop()
 
 
+async def test_without_valkey_too_nothing_is_known_of_calls_that_went_to_different_models() -> None:
+    worker, _ = workers(True, "redis://127.0.0.1:1/0")
+    first, second = turns()
+    await told(worker, first, CHEAP, moved=True)
+    assert await worker.model(second) == CHEAP
+    await told(worker, first, DEAR, moved=True)
+    assert await worker.model(second) is None
+
+
 @pytest.mark.parametrize("same_worker", [True, False])
 async def test_a_beginning_that_was_not_moved_is_not_taken_for_one_that_was(same_worker: bool) -> None:
-    link = Link(settings.REDIS_URL)
-    lookups = Lookups(link, lambda what: None)
-    one = Conversations(link, lookups)
-    other = one if same_worker else Conversations(link, lookups)
+    one, other = workers(same_worker)
     first, second = turns()
     await told(one, first, CHEAP, moved=True)
     assert await other.model(second) == CHEAP
