@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from django.db import connection, transaction
+from django.db.models import QuerySet
 
 from governance.calls.models import Attempt
 from governance.core.ids import id_floor, id_time_ms
@@ -115,7 +116,7 @@ def _rerate_one(attempt: Attempt, book: PriceBook, dry_run: bool, result: Rerati
         result.by_model[attempt.served_model or "?"] += difference
 
 
-def _rows(since: datetime, tenant_id: int | None):  # type: ignore[no-untyped-def]  # a QuerySet
+def _rows(since: datetime, tenant_id: int | None) -> QuerySet[Attempt]:
     floor = id_floor(int(since.timestamp() * 1000))
     rows = Attempt.objects.filter(
         pk__gte=floor, basis__in=_RATED_BASES, served_model__isnull=False, output_tokens__isnull=False

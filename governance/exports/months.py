@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from django.db import connection
 
@@ -84,7 +85,8 @@ def wait_until_settled() -> None:
         time.sleep(0.05)
 
 
-def _one(sql: str):  # type: ignore[no-untyped-def]  # one value, of the type that the query has
+def _one(sql: str) -> Any:
+    """One value, of the type that the query has."""
     with connection.cursor() as cursor:
         cursor.execute(sql)
         return cursor.fetchone()[0]
