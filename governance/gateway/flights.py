@@ -14,7 +14,7 @@ from typing import Any
 
 from governance.gateway.lookups import NO_ANSWER, Lookups
 from governance.response_cache.entries import Entry, Names
-from governance.valkey.link import Link, Part, ValkeyError
+from governance.valkey.link import Link, Part, ValkeyError, ignored
 
 LEASE_SECONDS = 5.0
 DECLINED_SECONDS = 60.0
@@ -90,9 +90,7 @@ class Flights:
 
     def tell(self, *commands: tuple[Part, ...]) -> None:
         """Have commands carried out if they can be; nobody waits for them."""
-        if commands:
-            for reply in self._writing.ask_all(commands):
-                reply.add_done_callback(_ignored)
+        self._writing.tell(*commands)
 
     async def leads(self, flight: Flight, until: float) -> bool:
         """Whether this process is to make the call; False: another one does, or has. `flight` is ended where
@@ -117,7 +115,7 @@ class Flights:
             return True
         finally:
             for reply in asked[1:]:
-                _ignored(reply) if reply.done() else reply.cancel()
+                ignored(reply) if reply.done() else reply.cancel()
         if taken is None and not _is_ours(holder, lasts_ms):
             self._renew(flight)  # else all who ask the same would wait for nobody
             flight.leased = True
@@ -185,8 +183,3 @@ def _is_ours(holder: bytes | None, lasts_ms: int) -> bool:
     """Whether a lease that is there ends as soon as those that we write do."""
     seconds_max = DECLINED_SECONDS if holder == _DECLINED else LEASE_SECONDS
     return holder is None or (lasts_ms != _WITHOUT_EXPIRY and lasts_ms <= seconds_max * 1000)
-
-
-def _ignored(reply: "asyncio.Future[Any]") -> None:
-    if not reply.cancelled():
-        reply.exception()

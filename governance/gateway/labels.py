@@ -3,10 +3,8 @@
 Of a text there is a digest under its tenant's own key, and nothing else.
 """
 
-import asyncio
 from collections import OrderedDict
 from time import monotonic
-from typing import Any
 
 from governance.gateway.lookups import Lookups
 from governance.valkey.link import Link
@@ -47,7 +45,7 @@ class Labels:
         self._kept.move_to_end(digest)
         if len(self._kept) > self._kept_max:
             self._kept.popitem(last=False)
-        self._link.ask("SET", _name(digest), label, "EX", seconds).add_done_callback(_ignored)
+        self._link.tell(("SET", _name(digest), label, "EX", seconds))
 
     def stop(self) -> None:
         self._link.close()
@@ -55,8 +53,3 @@ class Labels:
 
 def _name(digest: bytes) -> str:
     return f"exchequer:label:{digest.hex()}"
-
-
-def _ignored(reply: "asyncio.Future[Any]") -> None:
-    if not reply.cancelled():
-        reply.exception()

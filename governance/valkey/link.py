@@ -58,6 +58,11 @@ class Link(asyncio.Protocol):
         (reply,) = self.ask_all((command,))
         return reply
 
+    def tell(self, *commands: tuple[Part, ...]) -> None:
+        """Have them carried out if they can be; nobody waits for that."""
+        for reply in self.ask_all(commands) if commands else ():
+            reply.add_done_callback(ignored)
+
     def ask_all(self, commands: Collection[tuple[Part, ...]]) -> "list[asyncio.Future[Any]]":
         """The replies to several, which leave together."""
         loop = asyncio.get_running_loop()
@@ -174,6 +179,12 @@ class Link(asyncio.Protocol):
             self._lose("no answer in time")
         else:
             self._watch = loop.call_later(SILENCE_SECONDS_MAX - silent_seconds, self._look)
+
+
+def ignored(reply: "asyncio.Future[Any]") -> None:
+    """Whatever became of it, nobody needs to know."""
+    if not reply.cancelled():
+        reply.exception()
 
 
 def _encoded(command: tuple[Part, ...]) -> bytes:
