@@ -26,7 +26,8 @@ import governance.pricing
 from governance.pricing.price_file import read_price_file
 from governance.routing.document import Policy
 from governance.routing.facts import CallFacts
-from governance.routing.router import CompiledInput, Router, compile_router
+from governance.routing.router import Router, compile_router
+from governance.routing.rules import CompiledInput
 
 RULES, ROUNDS, CALLS_A_ROUND = 50, 15, 400
 LAST: dict[str, dict[str, Any]] = {

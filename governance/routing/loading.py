@@ -7,7 +7,8 @@ import msgspec
 
 from governance.pricing.rates import ModelFacts
 from governance.routing.document import Actions, Policy, Rule
-from governance.routing.router import CompiledInput, Router, compile_router
+from governance.routing.router import Router, compile_router
+from governance.routing.rules import CompiledInput
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,8 @@ import msgspec
 
 from governance.routing.facts import CallFacts
 from governance.routing.route import Route
-from governance.routing.router import CompiledRule, Router
+from governance.routing.router import Router
+from governance.routing.rules import CompiledRule
 from governance.routing.terms import Call, Term
 
 

@@ -17,13 +17,12 @@ from typing import Final, get_args
 import msgspec
 
 from governance.pricing.rates import ModelFacts
-from governance.routing import facts as asked
 from governance.routing import heuristic
-from governance.routing.actions import Action, Filled, Heuristic, Kind, compile_actions, route_of, tier_models
-from governance.routing.document import Policy, Rule, Tier
+from governance.routing.actions import Action, Kind, route_of, tier_models
 from governance.routing.facts import CallFacts
 from governance.routing.route import AS_ASKED, Applied, Ladder, Route
-from governance.routing.terms import Call, Names, Term, Test, compile_match
+from governance.routing.rules import CompiledInput, CompiledRule
+from governance.routing.terms import Call, Names, Test
 from governance.routing.words import search_for
 
 ROUTES_REMEMBERED_MAX: Final = 512
@@ -37,78 +36,6 @@ _ASKING: Final = (*_MODELS, "history")
 _FORBIDDING: Final = frozenset({"deny", "max_tokens_cap"})
 """Kinds that hold for a call that wants no routing."""
 _STAYING: Final = frozenset(get_args(Kind)) - {"model"}
-
-
-class CompiledInput(msgspec.Struct, frozen=True):
-    """One published policy as it goes into a router."""
-
-    policy_id: int
-    version_id: int
-    policy: Policy
-
-
-class CompiledRule:
-    """A rule ready to be asked. `signals` is its whole match as a phrase."""
-
-    __slots__ = (
-        "actions",
-        "asks",
-        "degrades",
-        "denies_models",
-        "deny",
-        "ends_policy",
-        "has_captures",
-        "models",
-        "name",
-        "policy_id",
-        "said",
-        "shadow",
-        "signals",
-        "terms",
-        "tests",
-        "unless",
-        "unless_terms",
-        "unless_tests",
-        "uses_heuristic",
-        "version_id",
-    )
-
-    def __init__(self, rule: Rule, source: CompiledInput, names: Names, models: Mapping[Tier, str]) -> None:
-        self.name = rule.name
-        self.policy_id, self.version_id = source.policy_id, source.version_id
-        self.shadow = rule.shadow
-        self.ends_policy = rule.final and not rule.shadow
-        self.terms = compile_match(rule.when, names)
-        self.unless_terms = compile_match(rule.unless, names) if rule.unless is not None else ()
-        self.unless = rule.unless is not None
-        of_models = [term.models for term in self.terms if term.models is not None]
-        self.models = frozenset.intersection(*of_models) if of_models else None
-        self.tests = _cheapest_first([term for term in self.terms if term.models is None])
-        self.unless_tests = _cheapest_first(self.unless_terms)
-        self.actions = compile_actions(rule.then, models)
-        self.has_captures = any(isinstance(action, Filled) for action in self.actions)
-        self.deny = rule.then.deny
-        self.degrades = rule.when.budget_used is not None and rule.when.budget_used.at_least is not None
-        terms = (*self.terms, *self.unless_terms)
-        self.denies_models = self.deny is not None and any(term.models is not None for term in terms)
-        self.uses_heuristic = any(isinstance(action, Heuristic) for action in self.actions)
-        self.asks = self._asks()
-        self.signals = ", ".join(
-            [
-                *(f"{term.field} {term.wanted}" for term in self.terms),
-                *(f"not {term.field} {term.wanted}" for term in self.unless_terms),
-            ]
-        )
-
-    def is_excepted(self, call: Call) -> bool:
-        """Does `unless` match?"""
-        return all(test(call) for test in self.unless_tests)
-
-    def _asks(self) -> frozenset[str]:
-        found = {term.asks for term in (*self.terms, *self.unless_terms) if term.asks is not None}
-        if self.has_captures or self.uses_heuristic:
-            found.add(asked.TEXT)
-        return frozenset(found)
 
 
 type Kinds = frozenset[str]
@@ -399,10 +326,6 @@ def _names_models(rule: CompiledRule) -> bool:
 
 def _always(call: Call) -> bool:
     return True
-
-
-def _cheapest_first(terms: Sequence[Term]) -> tuple[Test, ...]:
-    return tuple([term.test for term in sorted(terms, key=lambda term: term.cost)])
 
 
 def _keywords(rule: CompiledRule) -> frozenset[bytes]:

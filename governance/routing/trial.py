@@ -8,7 +8,8 @@ from django.db.models import Count, Q
 from governance.pricing.loading import read_models
 from governance.routing.document import Policy
 from governance.routing.models import RoutingPolicy, Scope
-from governance.routing.router import CompiledInput, Router, compile_router
+from governance.routing.router import Router, compile_router
+from governance.routing.rules import CompiledInput
 from tenants.models import ApiKey, Team
 
 DRAFT_ID = 0

@@ -8,7 +8,8 @@ import msgspec
 
 from governance.routing.document import Policy
 from governance.routing.facts import CallFacts
-from governance.routing.router import CompiledInput, Router, compile_router
+from governance.routing.router import Router, compile_router
+from governance.routing.rules import CompiledInput
 from tests.routing.models import MODELS
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)  # a Friday

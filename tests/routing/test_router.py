@@ -17,7 +17,7 @@ from governance.routing.capabilities import DEFAULT_TIERS
 from governance.routing.document import Policy
 from governance.routing.facts import BUDGET_USED, END_USER, FEATURES, TEXT, TURN
 from governance.routing.route import AS_ASKED
-from governance.routing.router import CompiledRule
+from governance.routing.rules import CompiledRule
 from governance.routing.terms import Names
 from governance.routing.words import one_line
 from tests.routing import naive
